@@ -1,0 +1,144 @@
+"""Which fields an entry of each kind may have, and in which dimension they are written.
+
+A field type is a key of `euston.units.DIMENSIONS` (text with a unit), one of ``text``, ``number``,
+``numbers``, ``count``, ``flag``, ``date``, or a tuple of allowed words. ``peak.*`` stands for any key of
+that table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["SCHEMAS", "Schema"]
+
+FieldType = str | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Fields of one kind. `open` kinds (models) take any field besides, with bare numbers as they are."""
+
+    singular: str
+    fields: dict[str, FieldType]
+    required: tuple[str, ...] = ()
+    open: bool = False
+
+    def type_of(self, path: str) -> FieldType | None:
+        """Return the type of a dotted field, None where the schema does not know it."""
+        if path in self.fields:
+            return self.fields[path]
+        table, dot, _ = path.rpartition(".")
+        return self.fields.get(f"{table}.*") if dot else None
+
+
+SCHEMAS: dict[str, Schema] = {
+    "accelerators": Schema(
+        "accelerator",
+        {
+            "vendor": "text",
+            "memory": "data",
+            "memory_bandwidth": "bandwidth",
+            "multiprocessors": "count",
+            "scale_up_bandwidth": "bandwidth",
+            "scale_up_kind": "text",
+            "scale_up_domain": "count",
+            "power_limit": "power",
+            "idle_power": "power",
+            "peak.*": "flops",
+            "sustained.*": "flops",
+            "clock_derate": "number",
+        },
+        required=(
+            "vendor",
+            "memory",
+            "memory_bandwidth",
+            "multiprocessors",
+            "scale_up_bandwidth",
+            "scale_up_domain",
+            "peak.bf16",
+        ),
+    ),
+    "models": Schema("model", {}, open=True),
+    "fabrics": Schema(
+        "fabric",
+        {
+            "kind": ("clos", "rail"),
+            "description": "text",
+            "nic": "bandwidth",
+            "nics_per_host": "count",
+            "accelerators_per_host": "count",
+            "attach": ("host", "rail"),
+            "endpoints_per_tor": "count",
+            "tors_per_pod": "count",
+            "pods": "count",
+            "oversubscription": "numbers",
+            "aggs_per_pod": "count",
+            "cores_per_agg": "count",
+            "scale_up": "bandwidth",
+            "hosts_per_domain": "count",
+            "link_latency": "duration",
+            "nic_latency": "duration",
+            "scale_up_latency": "duration",
+            "buffer": "data",
+        },
+        required=(
+            "kind",
+            "nic",
+            "nics_per_host",
+            "accelerators_per_host",
+            "endpoints_per_tor",
+            "tors_per_pod",
+            "oversubscription",
+            "link_latency",
+        ),
+    ),
+    "software": Schema(
+        "software profile",
+        {
+            "description": "text",
+            "software_date": "date",
+            "p2p_overlap": "flag",
+            "data_overlap": "flag",
+            "tensor_overlap": "flag",
+            "tensor_backward_overlap": "flag",
+            "attention": ("unfused", "flash"),
+            "attention_kernel": ("unfused", "fa1", "fa2", "fa3", "cudnn"),
+            "gradient_dtype": ("fp16", "bf16", "fp32"),
+            "grad_accumulation": ("fused-fp32", "autograd-fp16", "unfused-fp32", "none"),
+            "dropout": "flag",
+            "recompute": ("none", "selective", "full"),
+            "sequence_parallel": "flag",
+        },
+        required=(
+            "software_date",
+            "p2p_overlap",
+            "data_overlap",
+            "tensor_overlap",
+            "tensor_backward_overlap",
+            "attention",
+            "attention_kernel",
+            "gradient_dtype",
+            "grad_accumulation",
+            "dropout",
+            "recompute",
+            "sequence_parallel",
+        ),
+    ),
+    "prices": Schema(
+        "price",
+        {"accelerator": "text", "price": "money", "date": "date", "terms": "text"},
+        required=("accelerator", "price", "date", "terms"),
+    ),
+    "power": Schema(
+        "power profile",
+        {
+            "description": "text",
+            "pue": "number",
+            "host_overhead": "power",
+            "host_maximum": "power",
+            "accelerators_per_host": "count",
+            "energy_price": "energy_price",
+        },
+    ),
+}
+"""Kinds of the catalogue; each is read from ``<kind>.toml``."""

@@ -1,0 +1,318 @@
+"""Runs programs on the fluid network: the one component in which operations and flows meet.
+
+``Executor`` can be advanced piece by piece by the conductor; ``execute`` runs a program to its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from euston.clock import _kernel as k
+from euston.clock.conductor import Message
+from euston.clock.program import Kind, Program, TransferTable
+from euston.errors import ConfigError, SimulationError
+
+__all__ = ["CapacityEvent", "Execution", "Executor", "SpeedEvent", "execute"]
+
+# Events closer than this (relative) are one moment: float dust, far below a nanosecond.
+WINDOW = 1e-13
+
+
+@dataclass(frozen=True)
+class CapacityEvent:
+    """At ``time`` seconds the capacity of ``row`` becomes ``capacity`` bytes/s (0: the link is dead)."""
+
+    time: float
+    row: int
+    capacity: float
+
+
+@dataclass(frozen=True)
+class SpeedEvent:
+    """At ``time`` seconds stream ``stream`` runs at ``speed`` (1 = nominal)."""
+
+    time: float
+    stream: int
+    speed: float
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What happened.
+
+    Attributes
+    ----------
+    start, end : float64[N]
+        Seconds at which each operation started and ended.
+    blocker : int32[N]
+        The dependency (or stream predecessor) that ended last before the operation could start, -1 for none.
+    row_bytes : float64[rows]
+        Bytes carried by each row.
+    makespan : float
+        Seconds until the last operation ended.
+    events, solves, repaired : int
+        Events handled, max-min repairs, flows repaired in all.
+    """
+
+    program: Program
+    start: NDArray[np.float64]
+    end: NDArray[np.float64]
+    blocker: NDArray[np.int32]
+    row_bytes: NDArray[np.float64]
+    makespan: float
+    events: int
+    solves: int
+    repaired: int
+
+    def __repr__(self) -> str:
+        return (
+            f"Execution({len(self.program):,} operations in {self.makespan:.6g} s; "
+            f"{self.events:,} events, {self.solves:,} solves)"
+        )
+
+
+class Executor:
+    """A program and the network it runs on, as a component of the clock.
+
+    Parameters
+    ----------
+    program : Program
+    transfers : TransferTable
+        The lowered transfers that the program's operations name.
+    capacity : float64[rows]
+        Bytes/s of each row at time 0.
+    events : sequence of CapacityEvent or SpeedEvent
+        What changes while the program runs.
+    speed : float64[S], optional
+        Speed of each stream at time 0, 1 by default.
+    held : sequence of int
+        Operations that wait for a message from outside besides their dependencies.
+    listener, listener_process : str
+        The component, and the process in it, that is told of the operations that notify.
+    """
+
+    name = "programs"
+
+    def __init__(
+        self,
+        program: Program,
+        transfers: TransferTable,
+        capacity: ArrayLike,
+        *,
+        events: Sequence[CapacityEvent | SpeedEvent] = (),
+        speed: ArrayLike | None = None,
+        held: Sequence[int] = (),
+        listener: str = "processes",
+        listener_process: str = "main",
+    ) -> None:
+        self.listener, self.listener_process = listener, listener_process
+        self.program = program
+        self.transfers = transfers
+        columns = transfers.columns
+        n, streams, n_events = len(program), len(program.streams), len(events)
+        cap = np.array(capacity, np.float64)
+        if cap.shape != (columns.rows,):
+            raise ConfigError(f"capacity has shape {cap.shape}; these transfers need ({columns.rows},)")
+        named = program.transfer[program.kind == Kind.TRANSFER]
+        if named.size and (named.min() < 0 or named.max() >= len(transfers)):
+            raise ConfigError(f"the program names transfer {int(named.max())}; the table has {len(transfers)}")
+        endless = (np.diff(columns.ptr)[transfers.column] == 0) & np.isinf(transfers.rate_cap)
+        if (endless & (transfers.size > 0)).any():
+            flow = int(np.flatnonzero(endless & (transfers.size > 0))[0])
+            i = int(np.searchsorted(transfers.ptr, flow, side="right")) - 1
+            raise ConfigError(f"{transfers.name(i)} uses no link and has no rate cap: its rate would be infinite")
+        if not (transfers.rate_cap > 0).all() or not (transfers.weight > 0).all():
+            raise ConfigError("every transfer needs a positive weight and rate cap")
+        row_ptr, row_column = columns.by_row
+        succ_ptr, succ, next_in_stream, waiting = k.successors(
+            program.dep_ptr, program.dep, program.stream, streams
+        )
+        for op in held:
+            waiting[op] += 1
+        # On a stream at most one transfer runs at a time; off streams all may.
+        flows = np.diff(transfers.ptr)
+        op_flows = np.zeros(n, np.int64)
+        is_transfer = program.kind == Kind.TRANSFER
+        op_flows[is_transfer] = flows[program.transfer[is_transfer]]
+        on_stream = program.stream >= 0
+        per_stream = np.zeros(max(streams, 1), np.int64)
+        np.maximum.at(per_stream, program.stream[on_stream], op_flows[on_stream])
+        slots = int(per_stream.sum() + op_flows[~on_stream].sum()) + 1
+        heap = 5 * (streams + slots + int((~on_stream).sum()) + n_events + len(held) + 16)
+        i32 = np.int32
+        self._fixed = k.Fixed(
+            kind=program.kind,
+            op=np.stack([program.stream, program.transfer, next_in_stream, program.slows]).astype(i32),
+            work=program.work,
+            notify=program.notify,
+            succ_ptr=succ_ptr,
+            succ=succ,
+            t_ptr=transfers.ptr,
+            t_column=transfers.column,
+            flow=np.stack([transfers.size, transfers.weight, transfers.rate_cap]),
+            t_latency=transfers.latency,
+            t_slow_share=transfers.slow_share,
+            ptr=columns.ptr,
+            row=columns.row,
+            coefficient=columns.coefficient,
+            row_ptr=row_ptr,
+            row_column=row_column,
+        )
+        rows = columns.rows
+        speeds = np.ones(streams) if speed is None else np.array(speed, np.float64)
+        if speeds.shape != (streams,) or not (speeds >= 0).all():
+            raise ConfigError(f"speed must be {streams} numbers >= 0, one per stream")
+        st = k.State(
+            op=np.zeros((5, n), i32),
+            when=np.full((2, n), np.nan),
+            stream=np.zeros((4, streams)),
+            stream_i=np.zeros((3, streams), np.int64),
+            flow=np.zeros((6, slots)),
+            flow_i=np.full((9, slots), -1, np.int64),
+            column_head=np.full(len(columns), -1, i32),
+            column_bytes=np.zeros(len(columns)),
+            row=np.zeros((4, rows)),
+            row_i=np.full((3, rows), -1, np.int64),
+            heap_time=np.zeros(heap),
+            heap_i=np.zeros((4, heap), np.int64),
+            external_id=np.zeros(n_events, i32),
+            external_value=np.zeros(n_events),
+            i=np.zeros(k.COUNTERS, np.int64),
+            now=np.zeros(1),
+        )
+        st.op[k.WAITING] = waiting
+        st.op[k.BLOCKER] = -1
+        st.stream[k.SPEED] = speeds
+        st.stream_i[k.RUNNING] = -1
+        st.flow_i[k.FREE_SLOT] = np.arange(slots - 1, -1, -1)
+        st.row[k.CAPACITY] = cap
+        st.i[k.I_FREE] = slots
+        roots = np.flatnonzero(waiting == 0)[::-1]
+        st.op[k.READY, : roots.size] = roots
+        st.i[k.I_READY] = roots.size
+        self._state = st
+        self._next = 0.0 if roots.size else np.inf
+        for e, event in enumerate(events):
+            self._external(e, event)
+
+    def _external(self, slot: int, event: CapacityEvent | SpeedEvent) -> None:
+        if isinstance(event, CapacityEvent):
+            kind, ident, value, limit = k.EV_CAPACITY, event.row, event.capacity, self.transfers.columns.rows
+        else:
+            kind, ident, value, limit = k.EV_SPEED, event.stream, event.speed, len(self.program.streams)
+        if not 0 <= ident < limit or not 0 <= value < np.inf or not 0 <= event.time < np.inf:
+            raise ConfigError(f"{event}: needs a time >= 0, a place in [0, {limit}) and a value >= 0")
+        self._state.external_id[slot] = ident
+        self._state.external_value[slot] = value
+        self._push(event.time, kind, slot)
+
+    def _push(self, time: float, kind: int, ident: int) -> None:
+        """The kernel's heap insertion for rare events from outside."""
+        st = self._state
+        n = int(st.i[k.I_HEAP])
+        st.heap_time[n] = time
+        st.heap_i[:, n] = (int(st.i[k.I_SEQ]), kind, ident, 0)
+        st.i[k.I_SEQ] += 1
+        st.i[k.I_HEAP] = n + 1
+        while n > 0 and st.heap_time[n] < st.heap_time[(n - 1) // 2]:
+            parent = (n - 1) // 2
+            st.heap_time[[n, parent]] = st.heap_time[[parent, n]]
+            st.heap_i[:, [n, parent]] = st.heap_i[:, [parent, n]]
+            n = parent
+        self._next = min(self._next, time)
+
+    @property
+    def now(self) -> float:
+        """Seconds of simulated time reached."""
+        return float(self._state.now[0])
+
+    @property
+    def done(self) -> bool:
+        """Whether every operation has ended."""
+        return int(self._state.i[k.I_DONE]) == len(self.program)
+
+    def next_time(self) -> float:
+        """When something happens next, inf if nothing will."""
+        return self._next
+
+    def advance(self, until: float, inbox: Sequence[Message] = ()) -> list[Message]:
+        """Run up to ``until``, or right after the first operations that notify.
+
+        Messages in ``inbox`` carry the number of a held operation, which may go from that time on. The
+        messages returned carry the number of the operation that ended, to the ``listener``.
+        """
+        st = self._state
+        for message in inbox:
+            self._push(message.time, k.EV_RELEASE, int(message.payload))
+        self._next = k.advance(self._fixed, st, float(until), WINDOW)
+        n = int(st.i[k.I_OUT])
+        st.i[k.I_OUT] = 0
+        ended = sorted((float(st.when[k.END, op]), int(op)) for op in st.op[k.OUTBOX, :n])
+        return [Message(time, self.listener, (self.listener_process, op)) for time, op in ended]
+
+    def result(self) -> Execution:
+        """What happened so far.
+
+        Raises
+        ------
+        SimulationError
+            When nothing can happen any more though operations are left; names the stuck transfers.
+        """
+        st = self._state
+        if not self.done and self.next_time() == np.inf:
+            raise SimulationError(self._stuck())
+        start, end = st.when
+        ends = end[np.isfinite(end)]
+        return Execution(
+            self.program,
+            start,
+            end,
+            st.op[k.BLOCKER],
+            self.transfers.columns.load(st.column_bytes),
+            float(ends.max()) if ends.size else 0.0,
+            int(st.i[k.I_EVENTS]),
+            int(st.i[k.I_SOLVES]),
+            int(st.i[k.I_REPAIRED]),
+        )
+
+    def _stuck(self) -> str:
+        st, program = self._state, self.program
+        start, end = st.when
+        open_ops = np.flatnonzero(np.isnan(end))
+        started = open_ops[np.isfinite(start[open_ops])]
+        moving = [i for i in started if program.kind[i] == Kind.TRANSFER]
+        left = f"{open_ops.size} of {len(program)} operations never end"
+        if moving:
+            shown = ", ".join(
+                f"{self.transfers.name(int(program.transfer[i]))} ({program.describe(int(i))})" for i in moving[:3]
+            )
+            more = f" and {len(moving) - 3} more" if len(moving) > 3 else ""
+            return f"{left}: no capacity is left for {shown}{more}; a link on their path is dead"
+        if started.size:
+            return f"{left}: {program.describe(int(started[0]))} runs at speed 0"
+        return f"{left}: {program.describe(int(open_ops[0]))} waits for something that is never released"
+
+
+def execute(
+    program: Program,
+    transfers: TransferTable,
+    capacity: ArrayLike,
+    *,
+    events: Sequence[CapacityEvent | SpeedEvent] = (),
+    speed: ArrayLike | None = None,
+) -> Execution:
+    """Run ``program`` to its end; see ``Executor`` for the arguments.
+
+    Raises
+    ------
+    SimulationError
+        When the program can not end (a partition, a stopped stream); the stuck transfers are named.
+    """
+    executor = Executor(program, transfers, capacity, events=events, speed=speed)
+    while not executor.done and executor.next_time() < np.inf:
+        executor.advance(np.inf)
+    return executor.result()

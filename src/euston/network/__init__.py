@@ -1,0 +1,21 @@
+"""Everything that moves bytes: transfers, the fluid engine, and the policies that steer them."""
+
+from euston.network.columns import Columns, ColumnsBuilder
+from euston.network.fluid import Allocation, max_min
+from euston.network.folding import Folding, fold
+from euston.network.lowering import Lowered, lower
+from euston.network.transfer import Tag, Transfer, Transfers
+
+__all__ = [
+    "Allocation",
+    "Columns",
+    "ColumnsBuilder",
+    "Folding",
+    "Lowered",
+    "Tag",
+    "Transfer",
+    "Transfers",
+    "fold",
+    "lower",
+    "max_min",
+]

@@ -1,0 +1,59 @@
+"""The protocol of load balancing: which links a member flow loads, and by how much.
+
+A policy sees the structure of the fabric and the links that are alive; the fluid engine sees its answer
+as fractions of the flow's rate on rows. Row ``b < fabric.bundles`` is a whole bundle of equal links,
+evenly used; row ``fabric.bundles + l`` is the single link ``l``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from euston.fabrics import Fabric
+
+__all__ = ["Balancing", "Spread"]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Rows of member flows as CSR: flow ``i`` owns entries ``ptr[i]:ptr[i + 1]``.
+
+    Attributes
+    ----------
+    ptr : int64[F + 1]
+    row : int32[nnz]
+    fraction : float64[nnz]
+        Share of the flow's rate that crosses the row.
+    split : bool[bundles]
+        Bundles of which single links are used: whoever else uses them must name single links too.
+    """
+
+    ptr: NDArray[np.int64]
+    row: NDArray[np.int32]
+    fraction: NDArray[np.float64]
+    split: NDArray[np.bool_]
+
+
+class Balancing(Protocol):
+    """A load-balancing policy."""
+
+    name: str
+
+    def spread(
+        self,
+        fabric: Fabric,
+        src: NDArray[np.int32],
+        dst: NDArray[np.int32],
+        *,
+        alive: NDArray[np.bool_] | None,
+        capacity: NDArray[np.float64],
+    ) -> Spread:
+        """Rows and fractions of scale-out flows ``src[i] -> dst[i]`` (endpoints, int32[F]).
+
+        ``alive``: bool[L] or None when all are; ``capacity``: float64[L] bytes/s as it is now.
+        Raises ``RouteError`` when a pair has no live path.
+        """

@@ -1,0 +1,240 @@
+"""How a report says things: labels and colours of kinds, numbers with units, the sentence on certainty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from euston.units import (
+    format_bandwidth,
+    format_bytes,
+    format_energy,
+    format_flops,
+    format_power,
+    format_seconds,
+)
+
+Row = Mapping[str, Any]
+
+KINDS: dict[str, tuple[str, str]] = {
+    "compute": ("Compute", "#4477aa"),
+    "forward": ("Forward", "#4477aa"),
+    "backward": ("Backward", "#2b4c72"),
+    "recompute": ("Recompute", "#88a9cf"),
+    "tensor": ("Exposed tensor parallel", "#e8a33d"),
+    "context": ("Exposed context parallel", "#c9bb3a"),
+    "expert": ("Exposed expert parallel", "#a3742c"),
+    "pipeline": ("Exposed pipeline parallel", "#8a63b5"),
+    "data": ("Exposed data parallel", "#2f9c8a"),
+    "bubble": ("Pipeline bubble", "#b4bac4"),
+    "optimizer": ("Optimiser", "#c8506b"),
+    "overhead": ("Overhead", "#7d6a5c"),
+    "other": ("Other", "#7d6a5c"),
+    "parameters": ("Parameters", "#4477aa"),
+    "gradients": ("Gradients", "#2f9c8a"),
+    "activations": ("Activations", "#e8a33d"),
+    "temporary": ("Temporary", "#b4bac4"),
+}
+"""Label and colour of a kind; the same kind has the same colour in every chart."""
+
+_ALIASES = {
+    "tensor_parallel": "tensor",
+    "pipeline_parallel": "pipeline",
+    "data_parallel": "data",
+    "optimiser": "optimizer",
+    "idle": "bubble",
+    "tp": "tensor",
+    "pp": "pipeline",
+    "dp": "data",
+}
+_SPARE = ("#5a9e6f", "#b0604a", "#5c7fa3", "#a05c9a", "#94a03c", "#6c6c9e")
+
+CERTAINTY = {
+    "measured": ("Measured", "#2f9c8a", "taken from a table of measurements"),
+    "interpolated": ("Interpolated", "#7ab8ac", "between measured points"),
+    "transferred": ("Transferred", "#e8a33d", "measured on another accelerator, scaled to this one"),
+    "roofline": ("Roofline", "#c8506b", "from peak rates alone"),
+}
+"""Provenance of a price: label, colour, what it means; best first."""
+
+HEADLINES = {
+    "step_time": ("Step time", "s"),
+    "mfu": ("MFU", "share"),
+    "tflops_per_accelerator": ("TFLOP/s per accelerator", ""),
+    "tokens_per_second": ("Tokens per second", ""),
+    "memory_peak": ("Peak memory", "B"),
+    "bubble_fraction": ("Bubble", "share"),
+    "hfu": ("HFU", "share"),
+    "tokens_per_second_per_accelerator": ("Tokens/s per accelerator", ""),
+    "energy": ("Energy per step", "J"),
+}
+"""Scalars shown first, with label and unit."""
+
+SECONDS = {
+    "seconds", "compute", "tensor", "pipeline", "data", "context", "expert", "bubble", "optimizer",
+    "recompute",
+    "step_time", "time", "overhead", "other", "start", "end",
+}  # fmt: skip
+BYTES = {"parameters", "gradients", "activations", "temporary", "peak", "bytes"}
+SHARES = {"share", "mfu", "hfu", "mean_utilisation", "max_utilisation", "utilisation", "bubble_fraction"}
+
+
+def kind_of(name: str) -> str:
+    """The canonical kind: ``tensor_parallel`` is ``tensor``."""
+    return _ALIASES.get(name, name)
+
+
+def label(name: str) -> str:
+    """What a kind is called on the page."""
+    known = KINDS.get(kind_of(name))
+    return known[0] if known else name.replace("_", " ").capitalize()
+
+
+def short_label(name: str) -> str:
+    """`label` without the word exposed."""
+    text = label(name).removeprefix("Exposed ")
+    return text[:1].upper() + text[1:]
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour for every name; unknown kinds get spare ones in the order they come."""
+    spare = 0
+    result = {}
+    for name in names:
+        if kind_of(name) in KINDS:
+            result[name] = KINDS[kind_of(name)][1]
+        else:
+            result[name] = _SPARE[spare % len(_SPARE)]
+            spare += 1
+    return result
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A plain number: thousands separated, no false precision."""
+    if not math.isfinite(value):
+        return "–"
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
+
+
+def percent(value: float) -> str:
+    """A share as per cent with three digits."""
+    if not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0 %"
+    percentage = value * 100
+    if abs(percentage) < 0.01:
+        return "< 0.01 %" if value > 0 else "> -0.01 %"
+    decimals = 1 if abs(percentage) >= 10 else 2
+    return f"{percentage:.{decimals}f} %"
+
+
+def signed_percent(value: float) -> str:
+    """An error against a published figure, ``+3.1 %``."""
+    return f"{value * 100:+.1f} %" if math.isfinite(value) else "–"
+
+
+def with_unit(value: Any, unit: str) -> str:
+    """A value in SI as short text for people."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, int | float):
+        return str(value)
+    if not math.isfinite(value):
+        return "–"
+    match unit:
+        case "s":
+            return format_seconds(value)
+        case "B":
+            return format_bytes(value)
+        case "B/s":
+            return format_bandwidth(value)
+        case "FLOP/s":
+            return format_flops(value)
+        case "J":
+            return format_energy(value)
+        case "W":
+            return format_power(value)
+        case "share" | "fraction":
+            return percent(value)
+        case "" | "1":
+            return number(value)
+        case _:
+            return f"{number(value)} {unit}"
+
+
+def scalar(name: str, value: Any, units: Mapping[str, str]) -> str:
+    """A result's scalar as text, by its headline unit or the unit the result names."""
+    unit = HEADLINES[name][1] if name in HEADLINES else units.get(name, "")
+    return with_unit(value, unit)
+
+
+def column_unit(table: str, column: str) -> str:
+    """Unit of a table's column, by its name: tables hold SI."""
+    if column in SHARES:
+        return "share"
+    if column in {"error"}:
+        return "error"
+    if column == "capacity":
+        return "B/s" if table == "links" else "B"
+    if table == "memory" and column not in ("stage", "chunk", "in_flight", "fits"):
+        return "B"
+    if column in SECONDS:
+        return "s"
+    return "B" if column in BYTES else ""
+
+
+def cell(table: str, column: str, value: Any) -> str:
+    """One cell as text."""
+    unit = column_unit(table, column)
+    if unit == "error":
+        return signed_percent(value) if isinstance(value, int | float) else "–"
+    if isinstance(value, list | tuple):
+        return ", ".join(str(item) for item in value)
+    return with_unit(value, unit)
+
+
+def certainty(operators: Iterable[Row]) -> dict[str, float]:
+    """Share of the priced seconds by provenance, best first; empty where nothing was priced."""
+    seconds: dict[str, float] = {}
+    for row in operators:
+        provenance = str(row.get("provenance") or "unknown")
+        seconds[provenance] = seconds.get(provenance, 0.0) + float(row.get("seconds") or 0.0)
+    total = sum(seconds.values())
+    if total <= 0:
+        return {}
+    order = [
+        *(name for name in CERTAINTY if name in seconds),
+        *(n for n in sorted(seconds) if n not in CERTAINTY),
+    ]
+    return {name: seconds[name] / total for name in order}
+
+
+def certainty_sentence(shares: Mapping[str, float], guesses: int) -> str:
+    """How sure the number is, in one or two sentences."""
+    parts = []
+    if shares:
+        firm = sum(shares.get(name, 0.0) for name in ("measured", "interpolated"))
+        if firm >= 0.995:
+            parts.append("All computing time is priced from measurements on this accelerator.")
+        else:
+            rest = ", ".join(
+                f"{percent(share)} {CERTAINTY.get(name, (name, '', ''))[0].lower()}"
+                for name, share in shares.items()
+                if name not in ("measured", "interpolated")
+            )
+            parts.append(
+                f"{percent(firm)} of the computing time is priced from measurements on this accelerator; "
+                f"{rest}."
+            )
+    if guesses:
+        word = "input is" if guesses == 1 else "inputs are"
+        parts.append(f"{guesses} {word} defaulted, assumed, transferred or recalled; they are listed below.")
+    return " ".join(parts)

@@ -1,0 +1,49 @@
+"""Scenario files: one description of sites, jobs and policies, validated before anything runs."""
+
+from euston.scenario._check import check
+from euston.scenario._files import dump, load, loads, schema, with_place
+from euston.scenario._problems import ScenarioError
+from euston.scenario.jobs import (
+    AssumptionSection,
+    BatchSection,
+    HfSection,
+    ParallelSection,
+    PlacementSection,
+    ReferenceSection,
+    ShapeSection,
+    TrainingSection,
+)
+from euston.scenario.model import (
+    BalancingSection,
+    FaultSection,
+    PoliciesSection,
+    RunSection,
+    Scenario,
+)
+from euston.scenario.sites import FabricSection, PowerSection, SiteSection
+
+__all__ = [
+    "AssumptionSection",
+    "BalancingSection",
+    "BatchSection",
+    "FabricSection",
+    "FaultSection",
+    "HfSection",
+    "ParallelSection",
+    "PlacementSection",
+    "PoliciesSection",
+    "PowerSection",
+    "ReferenceSection",
+    "RunSection",
+    "Scenario",
+    "ScenarioError",
+    "ShapeSection",
+    "SiteSection",
+    "TrainingSection",
+    "check",
+    "dump",
+    "load",
+    "loads",
+    "schema",
+    "with_place",
+]

@@ -1,0 +1,149 @@
+"""The `Scenario`: sites, jobs, policies, faults and how to run them, from a file or from Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
+
+from euston.errors import unknown
+from euston.scenario._base import Count, Duration, Flag, Number, Section, Text, Whole, refuse
+from euston.scenario._yaml import Document
+from euston.scenario.jobs import TrainingSection
+from euston.scenario.sites import SiteSection
+
+BALANCING = ("spray", "ecmp")
+
+
+def _short_form(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+class BalancingSection(Section):
+    """How flows choose among equal paths: ``spray``, or ``{kind: ecmp, qps: 4}``."""
+
+    kind: Text = Field("spray", description="spray or ecmp.")
+    qps: Count = Field(1, description="ecmp: queue pairs of a flow, each hashed on its own.")
+    seed: Whole | None = Field(None, description="ecmp: salt of the hash; run.seed unless said.")
+
+    @model_validator(mode="after")
+    def _known(self) -> BalancingSection:
+        if self.kind not in BALANCING:
+            raise refuse(unknown("balancing policy", self.kind, BALANCING))
+        return self
+
+
+class PoliciesSection(Section):
+    """Policies of the network."""
+
+    balancing: Annotated[BalancingSection, BeforeValidator(_short_form)] = Field(
+        default_factory=BalancingSection, description="spray, ecmp, or {kind: ecmp, qps: 4, seed: 0}."
+    )
+
+
+class FaultSection(Section):
+    """A slow or failed link, or a slow host."""
+
+    site: Text | None = Field(None, description="Name of a site; the first unless said.")
+    link: Text | None = Field(None, description="Name of a link, e.g. nic_up/h3/n0.")
+    factor: Number | None = Field(
+        None, ge=0, le=1, description="Share of the link's capacity left; 0 is failed."
+    )
+    host: Whole | None = Field(None, description="Number of a host.")
+    speed: Number | None = Field(None, gt=0, description="Speed of its accelerators, 1 as usual.")
+    at: Duration = Field(0.0, description="When it begins.")
+    until: Duration | None = Field(None, description="When it ends; never unless said.")
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> FaultSection:
+        if (self.link is None) == (self.host is None):
+            raise refuse("needs either `link` with `factor` or `host` with `speed`")
+        if self.link is not None and (self.factor is None or self.speed is not None):
+            raise refuse("a link needs `factor` (0 is failed, 0.5 is half its capacity)")
+        if self.host is not None and (self.speed is None or self.factor is not None):
+            raise refuse("a host needs `speed` (0.9 is ten per cent slower)")
+        if self.until is not None and self.until <= self.at:
+            raise refuse("must be later than `at`", "until")
+        return self
+
+
+class RunSection(Section):
+    """How to find the truth: fidelity, seed, length."""
+
+    compute: Literal["analytic", "des"] = Field(
+        "des", description="Closed form, or a schedule executed in time."
+    )
+    network: Literal["none", "fluid", "packet", "emulate"] = Field(
+        "fluid", description="No contention, fluid flows, packets, or Linux network namespaces."
+    )
+    folding: Flag = Field(True, description="Treat equal replicas as one; changes speed, never results.")
+    seed: Whole = Field(0, description="Seed of everything random.")
+    iterations: Count = Field(1, description="Training iterations to simulate.")
+
+
+class Scenario(Section):
+    """One description of sites, jobs and policies.
+
+    Build it from a file with `load`, or from Python with keyword arguments named as the keys of the file;
+    numbers without a unit are then taken as SI (bytes/s, seconds, bytes).
+
+    Raises
+    ------
+    pydantic.ValidationError
+        From Python, for a value that does not fit its key. `load` and `loads` raise `ScenarioError` with
+        file, line and column instead.
+    """
+
+    version: Literal[1] = Field(1, description="Version of the format: 1.")
+    name: Text = Field("scenario", description="A short name, used in reports.")
+    title: Text | None = Field(None, description="A line for people.")
+    sites: tuple[SiteSection, ...] = Field(min_length=1)
+    jobs: tuple[TrainingSection, ...] = Field(min_length=1)
+    policies: PoliciesSection = Field(default_factory=PoliciesSection)
+    faults: tuple[FaultSection, ...] = ()
+    run: RunSection = Field(default_factory=RunSection)
+
+    _source: str = PrivateAttr("")
+    _document: Document | None = PrivateAttr(None)
+
+    def __eq__(self, other: object) -> bool:
+        # where it was read from is no part of what it says
+        return isinstance(other, Scenario) and self.model_dump() == other.model_dump()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def source(self) -> str:
+        """Name of the file it was read from; empty when built from Python."""
+        return self._source
+
+    @property
+    def folder(self) -> Path:
+        """What relative paths of the scenario start from."""
+        return Path(self._source).parent if self._source else Path()
+
+    def site(self, name: str | None = None) -> SiteSection:
+        """The site of that name; the first for None."""
+        if name is None:
+            return self.sites[0]
+        return next(site for site in self.sites if site.name == name)
+
+    def hosts_of(self, job: int) -> tuple[int, ...]:
+        """Hosts of the job's site that job number `job` occupies, in rank order.
+
+        A job without `first_host` or `hosts` takes the hosts of its site after those of the jobs before it.
+        """
+        section = self.jobs[job]
+        placement = section.placement
+        if placement.hosts is not None:
+            return placement.hosts
+        site = self.site(placement.site)
+        needed = -(-section.parallel.world // site.accelerators_per_host)
+        first = placement.first_host
+        if first is None:
+            first = 0
+            for index in range(job):
+                if self.site(self.jobs[index].placement.site).name == site.name:
+                    first = max(first, max(self.hosts_of(index)) + 1)
+        return tuple(range(first, first + needed))

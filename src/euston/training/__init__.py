@@ -1,0 +1,33 @@
+"""Training jobs in time: the job, its stages and schedule, the memory it takes."""
+
+from .conditions import Conditions, HostFault, LinkFault
+from .iteration import Iteration, JobRun, run_iteration
+from .job import SoftwareProfile, TrainingJob, software
+from .memory import Fit, fits, memory, require_fit
+from .outcome import job_result, model_flops
+from .schedule import StageOrder, in_flight, order, stage_order
+from .stages import Stages, place
+
+__all__ = [
+    "Conditions",
+    "HostFault",
+    "Iteration",
+    "JobRun",
+    "LinkFault",
+    "job_result",
+    "model_flops",
+    "run_iteration",
+    "Fit",
+    "SoftwareProfile",
+    "StageOrder",
+    "Stages",
+    "TrainingJob",
+    "fits",
+    "in_flight",
+    "memory",
+    "order",
+    "place",
+    "require_fit",
+    "software",
+    "stage_order",
+]

@@ -1,0 +1,154 @@
+"""What a site is like while jobs run: balancing policy, slow and failed links, slow hosts, fidelity switches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from euston.clock import CapacityEvent
+from euston.cluster import Site
+from euston.fabrics import Fabric
+from euston.network import Lowered
+from euston.network.balancing import Balancing
+from euston.network.balancing.spray import Spray
+from euston.training.routes import Grid
+
+__all__ = ["Conditions", "HostFault", "LinkFault", "fold_events"]
+
+
+@dataclass(frozen=True)
+class LinkFault:
+    """Link number ``link`` keeps ``factor`` of its capacity from ``at`` to ``until`` seconds."""
+
+    link: int
+    factor: float
+    at: float = 0.0
+    until: float = np.inf
+
+
+@dataclass(frozen=True)
+class HostFault:
+    """Accelerators of ``host`` run at ``speed`` from ``at`` to ``until`` seconds."""
+
+    host: int
+    speed: float
+    at: float = 0.0
+    until: float = np.inf
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How the site behaves.
+
+    Attributes
+    ----------
+    balancing : Balancing
+    links, hosts : faults
+        A link that fails from the start is routed around; one that changes later keeps its paths.
+    folding : bool
+        Treat equal replicas as one.
+    contention : bool
+        Let transfers share links; otherwise each runs alone.
+    """
+
+    balancing: Balancing = field(default_factory=Spray)
+    links: tuple[LinkFault, ...] = ()
+    hosts: tuple[HostFault, ...] = ()
+    folding: bool = True
+    contention: bool = True
+
+    def capacities(self, fabric: Fabric) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
+        """Bytes/s of every link at the start and at its worst, float64[L] each; None without faults."""
+        if not self.links:
+            return None, None
+        now, floor = np.array(fabric.capacity), np.array(fabric.capacity)
+        for fault in self.links:
+            worst = fabric.capacity[fault.link] * fault.factor
+            floor[fault.link] = min(floor[fault.link], worst)
+            if fault.at <= 0:
+                now[fault.link] = min(now[fault.link], worst)
+        return now, floor
+
+    def capacity_events(self, fabric: Fabric, low: Lowered) -> tuple[list[CapacityEvent], NDArray[np.float64]]:
+        """Later changes of rows, and a label per row for folding (its capacity, or its series of changes)."""
+        changes: dict[float, list[tuple[int, float]]] = {}
+        for fault in self.links:
+            worst = fabric.capacity[fault.link] * fault.factor
+            if fault.at > 0:
+                changes.setdefault(fault.at, []).append((fault.link, worst))
+            if fault.until < np.inf:
+                changes.setdefault(fault.until, []).append((fault.link, fabric.capacity[fault.link]))
+        now = self.capacities(fabric)[0]
+        assert now is not None
+        events: list[CapacityEvent] = []
+        before = low.capacity
+        for time in sorted(changes):
+            for link, capacity in changes[time]:
+                now[link] = capacity
+            after = fabric.row_capacity(now, low.split)
+            for row in np.flatnonzero(after != before):
+                events.append(CapacityEvent(time, int(row), float(after[row])))
+            before = after
+        label = low.capacity.copy()
+        series: dict[int, list[tuple[float, float]]] = {}
+        for e in events:
+            series.setdefault(e.row, []).append((e.time, e.capacity))
+        kinds: dict[tuple[float, tuple[tuple[float, float], ...]], int] = {}
+        for row, steps in series.items():
+            key = (float(low.capacity[row]), tuple(steps))
+            label[row] = -1.0 - kinds.setdefault(key, len(kinds))
+        return events, label
+
+    def owner_labels(self, site: Site, places: Sequence[Grid]) -> NDArray[np.int64]:
+        """A number per replica of every job: equal for equal series of host speeds, int64[replicas of all]."""
+        slow: dict[int, list[tuple[float, float, float]]] = {}
+        for fault in self.hosts:
+            slow.setdefault(fault.host, []).append((fault.at, fault.until, fault.speed))
+        label = np.zeros(sum(g.replicas for g in places), np.int64)
+        kinds: dict[tuple[object, ...], int] = {}
+        first = 0
+        for job, g in enumerate(places):
+            host = g.endpoint // site.accelerators_per_host
+            hit = np.isin(host, list(slow)) if slow else np.zeros(host.shape, bool)
+            for d in range(g.replicas):
+                key: tuple[object, ...] = (job,)
+                if hit[d].any():
+                    stages = np.flatnonzero(hit[d].any(axis=1))
+                    key += tuple((int(s), tuple(sorted(x for h in set(host[d, s]) for x in slow.get(int(h), [])))) for s in stages)
+                label[first + d] = kinds.setdefault(key, len(kinds))
+            first += g.replicas
+        return label
+
+    def speeds(
+        self, site: Site, places: Grid, replicas: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], list[tuple[float, int, int, float]]]:
+        """Speed of each (replica class, stage) at the start, and its changes (time, class, stage, speed).
+
+        A stage runs at the speed of its slowest host: its tensor-parallel ranks wait for each other.
+        """
+        host = places.endpoint[replicas] // site.accelerators_per_host
+        times = sorted({0.0, *(f.at for f in self.hosts), *(f.until for f in self.hosts if f.until < np.inf)})
+        start = np.ones(host.shape[:2])
+        changes: list[tuple[float, int, int, float]] = []
+        before = start
+        for time in times:
+            of_host = np.ones(site.hosts)
+            for fault in self.hosts:
+                if fault.at <= time < fault.until:
+                    of_host[fault.host] = min(of_host[fault.host], fault.speed)
+            now = of_host[host].min(axis=2)
+            if time == 0.0:
+                start = now
+            else:
+                changes += [(time, int(k), int(s), float(now[k, s])) for k, s in np.argwhere(now != before)]
+            before = now
+        return start, changes
+
+
+def fold_events(events: Iterable[CapacityEvent], row_class: NDArray[np.int32]) -> list[CapacityEvent]:
+    """The events of row classes: one for all equal rows."""
+    mine = {CapacityEvent(e.time, int(row_class[e.row]), e.capacity) for e in events if row_class[e.row] >= 0}
+    return sorted(mine, key=lambda e: (e.time, e.row))

@@ -1,0 +1,264 @@
+"""A training job as data: model, layout, batches, precision, schedule and the software that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from typing import Any, Literal, get_args
+
+from euston import catalog
+from euston.cluster import Parallel
+from euston.errors import ConfigError, unknown
+from euston.models import Transformer
+
+from .schedule import SCHEDULES
+from .stages import Slots, Stages, place
+
+__all__ = ["PRECISIONS", "RECOMPUTE", "SoftwareProfile", "TrainingJob", "software"]
+
+PRECISIONS = ("bf16", "fp16", "fp8")
+RECOMPUTE = ("none", "selective", "full")
+
+Precision = Literal["bf16", "fp16", "fp8"]
+Recompute = Literal["none", "selective", "full"]
+Schedule = Literal["1f1b", "interleaved", "gpipe"]
+Attention = Literal["flash", "unfused"]
+GradientDtype = Literal["fp32", "bf16", "fp16"]
+Loss = Literal["in-place", "pytorch"]
+Accumulation = Literal["fused-fp32", "autograd-fp16", "unfused-fp32", "none"]
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "attention": get_args(Attention),
+    "attention_kernel": ("unfused", "fa1", "fa2", "fa3", "cudnn"),
+    "gradient_dtype": get_args(GradientDtype),
+    "grad_accumulation": get_args(Accumulation),
+    "loss": get_args(Loss),
+    "recompute": RECOMPUTE,
+}
+
+
+@dataclass(frozen=True)
+class SoftwareProfile:
+    """What the training framework of a certain date does, whatever the model and the layout.
+
+    The defaults describe a current stack that overlaps what can be overlapped; `software` gives the named
+    profiles of the catalogue, whose entries carry the source of every field.
+
+    Attributes
+    ----------
+    p2p_overlap : bool
+        Transfers between stages run beside compute (else they occupy the compute stream).
+    data_overlap : bool
+        Gradient reduction and parameter gathering run beside compute.
+    tensor_overlap : bool
+        Tensor-parallel collectives are hidden behind the GEMM they belong to where it is long enough.
+    tensor_backward_overlap : bool
+        In the backward pass the collective of an input gradient runs beside the weight gradient (the
+        asynchronous tensor-parallel all-reduce of Megatron-LM); `tensor_overlap` splits the GEMM itself.
+    attention : "flash" | "unfused"
+        Whether the s x s scores are ever written to memory.
+    attention_kernel : "unfused" | "fa1" | "fa2" | "fa3" | "cudnn"
+        Generation of the kernel, which decides its rate.
+    gradient_dtype : "fp32" | "bf16" | "fp16"
+        Type of the accumulated gradient, which is also what is reduced.
+    grad_accumulation : str
+        How a micro-batch's weight gradient is added to the accumulated one, as in `Transformer.operators`.
+    dropout : bool
+        Whether dropout masks are written and saved.
+    loss : "in-place" | "pytorch"
+        Whether softmax and gradient overwrite the FP32 logits (Megatron-LM) or each have their own memory.
+    recompute, sequence_parallel
+        What the framework's users run by default; a job states its own.
+    software_date : str
+        Year and month the profile stands for; "" where it stands for none.
+    """
+
+    name: str = "default"
+    p2p_overlap: bool = True
+    data_overlap: bool = True
+    tensor_overlap: bool = False
+    tensor_backward_overlap: bool = True
+    attention: Attention = "flash"
+    attention_kernel: str = "fa2"
+    gradient_dtype: GradientDtype = "fp32"
+    grad_accumulation: Accumulation = "fused-fp32"
+    dropout: bool = False
+    loss: Loss = "in-place"
+    recompute: Recompute = "none"
+    sequence_parallel: bool = True
+    software_date: str = ""
+
+    def check(self, *, where: str = "jobs[0].software") -> None:
+        """Raise ConfigError for a field outside its choices, naming the nearest."""
+        for name, choices in _CHOICES.items():
+            _one_of(getattr(self, name), choices, f"{where}.{name}", name.replace("_", " "))
+
+
+def software(name: str, **overrides: Any) -> SoftwareProfile:
+    """A profile of the catalogue, e.g. ``software("megatron-2022", p2p_overlap=True)``.
+
+    Raises
+    ------
+    CatalogError
+        For an unknown name (the nearest is offered).
+    ConfigError
+        For an override that is no field, or a value outside its choices.
+    """
+    known = [item.name for item in fields(SoftwareProfile)]
+    for key in overrides:
+        if key not in known:
+            raise ConfigError(f"`software.{key}`: {unknown('software setting', key, known)}")
+    entry = catalog.entry("software", name)
+    values = {key: value for key, value in entry.values.items() if key in known}
+    profile = replace(SoftwareProfile(**{**values, "name": entry.name}), **overrides)
+    profile.check(where="software")
+    return profile
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One training job; `check` says whether it can be run at all.
+
+    Attributes
+    ----------
+    model : Transformer
+    parallel : Parallel
+        Degrees of parallelism, `virtual` chunks per stage and optimiser sharding.
+    global_batch : int
+        Sequences per optimiser step over all replicas.
+    micro_batch : int
+        Sequences per pass through the pipeline and replica.
+    sequence : int
+        Tokens per sequence.
+    precision : "bf16" | "fp16" | "fp8"
+        Type of the layers' GEMMs. Parameters are kept in 16 bit; logits and attention stay 16 bit under fp8.
+    schedule : "1f1b" | "interleaved" | "gpipe"
+        Order of the passes; more than one virtual chunk needs "interleaved".
+    recompute : "none" | "selective" | "full"
+        Activations recomputed in the backward pass: none, only scores and softmax, or the whole layer.
+    software : SoftwareProfile
+    stages : tuple of int, optional
+        Layers per virtual stage in the model's order, length pipeline * virtual; None places them evenly.
+    slots : "auto" | bool
+        Whether embedding and head count as a layer when layers are placed, see `euston.training.stages`.
+    reshard_after_forward : bool
+        ZeRO-3 only: drop gathered parameters after each use (else they stay until the step).
+    """
+
+    model: Transformer
+    parallel: Parallel
+    _: KW_ONLY
+    global_batch: int
+    sequence: int
+    micro_batch: int = 1
+    precision: Precision = "bf16"
+    schedule: Schedule = "1f1b"
+    recompute: Recompute = "none"
+    software: SoftwareProfile = field(default_factory=SoftwareProfile)
+    stages: tuple[int, ...] | None = None
+    slots: Slots = "auto"
+    reshard_after_forward: bool = True
+    name: str = "training"
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches per replica and step, m."""
+        return self.global_batch // (self.parallel.data * self.micro_batch)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one micro-batch on one rank: the sequence is split over the context-parallel ranks."""
+        return self.micro_batch * self.sequence // self.parallel.context
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of the global batch."""
+        return self.global_batch * self.sequence
+
+    def place(self, *, where: str = "jobs[0]") -> Stages:
+        """The layers of every (stage, chunk)."""
+        return place(
+            self.model.layers,
+            self.parallel.pipeline,
+            self.parallel.virtual,
+            slots=self.slots,
+            explicit=self.stages,
+            where=f"{where}.parallel",
+        )
+
+    def check(self, accelerators: int | None = None, *, where: str = "jobs[0]") -> None:
+        """Raise ConfigError, naming the key and the nearest valid value, if the job cannot be run.
+
+        Parameters
+        ----------
+        accelerators : int, optional
+            Ranks at the job's disposal; None takes what `parallel` needs. Memory is not looked at: see
+            `fits`.
+        where : str
+            Where the job stands in the scenario file, e.g. ``jobs[0]``.
+        """
+        parallel = self.parallel
+        _one_of(self.precision, PRECISIONS, f"{where}.precision", "precision")
+        _one_of(self.schedule, SCHEDULES, f"{where}.schedule", "schedule")
+        _one_of(self.recompute, RECOMPUTE, f"{where}.recompute", "recompute")
+        self.software.check(where=f"{where}.software")
+        for key, value in (
+            ("global", self.global_batch),
+            ("micro", self.micro_batch),
+            ("sequence", self.sequence),
+        ):
+            if value < 1:
+                raise ConfigError(f"`{where}.batch.{key}`: {value} must be at least 1")
+        if self.model.moe is not None or self.model.mla is not None:
+            raise ConfigError(
+                f"`{where}.model`: {self.model.name} has experts or latent attention, which are counted but "
+                "not simulated; choose a dense model"
+            )
+        ranks = parallel.world if accelerators is None else accelerators
+        parallel.check(self.model, ranks, where=f"{where}.parallel")
+        self._check_batch(where)
+        self._check_schedule(where)
+        self.place(where=where)
+
+    def _check_batch(self, where: str) -> None:
+        parallel = self.parallel
+        step = parallel.data * self.micro_batch
+        if self.global_batch % step:
+            raise ConfigError(
+                f"`{where}.batch.global`: {self.global_batch} is not a multiple of data*micro = {step}; "
+                f"nearest {_nearest_multiples(self.global_batch, step)}"
+            )
+        if self.sequence % parallel.context:
+            raise ConfigError(
+                f"`{where}.batch.sequence`: {self.sequence} is not a multiple of "
+                f"context = {parallel.context}; nearest {_nearest_multiples(self.sequence, parallel.context)}"
+            )
+        if parallel.sequence and self.tokens % parallel.tensor:
+            raise ConfigError(
+                f"`{where}.batch.sequence`: sequence parallelism splits {self.tokens} tokens over tensor = "
+                f"{parallel.tensor}; choose a multiple or `{where}.parallel.sequence: false`"
+            )
+        if parallel.context > 1 and self.software.attention != "flash":
+            raise ConfigError(
+                f"`{where}.parallel.context`: {parallel.context} ranks per sequence need flash attention; "
+                f"set `{where}.software.attention: flash` or `{where}.parallel.context: 1`"
+            )
+
+    def _check_schedule(self, where: str) -> None:
+        virtual = self.parallel.virtual
+        if virtual > 1 and self.schedule != "interleaved":
+            raise ConfigError(
+                f"`{where}.schedule`: {self.schedule} runs one chunk per stage and "
+                f"`{where}.parallel.virtual` is {virtual}; set interleaved or virtual 1"
+            )
+
+
+def _one_of(value: str, choices: Sequence[str], where: str, kind: str) -> None:
+    if value not in choices:
+        raise ConfigError(f"`{where}`: {unknown(kind, value, choices)}")
+
+
+def _nearest_multiples(value: int, step: int) -> str:
+    """The multiples of `step` on both sides of `value`, the lower one only where it is not zero."""
+    below = value // step * step
+    return f"{below} or {below + step}" if below else f"{below + step}"

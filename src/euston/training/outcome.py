@@ -1,0 +1,205 @@
+"""An executed iteration as a ``Result``: headline numbers, where the time goes, memory, links, assumptions."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from euston import __version__
+from euston.catalog import entry
+from euston.clock import Kind
+from euston.cluster import Site
+from euston.collectives.network_rates import P2P_LATENCY, SCALE_OUT_EFFICIENCY, SCALE_OUT_STEP_LATENCY
+from euston.result import Result
+from euston.training.attribution import CATEGORIES, attribute
+from euston.training.iteration import Iteration, JobRun, compute_streams
+from euston.training.job import TrainingJob
+from euston.training.memory import memory
+
+__all__ = ["UNITS", "job_result", "model_flops"]
+
+UNITS = {
+    "step_time": "s", "mfu": "1", "hfu": "1", "tflops_per_accelerator": "TFLOP/s", "tokens_per_second": "1/s",
+    "tokens_per_second_per_accelerator": "1/s", "bubble_fraction": "1", "exposed_communication_fraction": "1",
+    "memory_peak": "B", "memory_fits": "1", "energy": "J", "accelerators": "1",
+}  # fmt: skip
+
+
+def model_flops(job: TrainingJob) -> float:
+    """Model FLOPs of one step, causal attention counted once, no recomputation."""
+    return job.model.flops_per_token(job.sequence, convention="causal") * job.tokens_per_step
+
+
+def job_result(iteration: Iteration, number: int, site: Site) -> Result:
+    """Job ``number`` of an iteration as a Result; the caller adds the scenario's own facts to ``meta``."""
+    part = iteration.jobs[number]
+    job, run = part.job, iteration.run
+    world = job.parallel.world
+    step = part.step_time
+    streams = compute_streams(run.program, part.template, part.index)
+    classes, stages = streams.shape
+    seconds = attribute(run, streams.ravel(), step).reshape(classes, stages, len(CATEGORIES))
+    weight = part.replicas / part.replicas.sum()
+    by_stage = np.einsum("k,ksc->sc", weight, seconds)
+    mean = by_stage.mean(axis=0)
+    held = memory(job, site.accelerator)
+    flops = model_flops(job)
+    hardware = job.model.flops_per_token(job.sequence, convention="causal") * (
+        4.0 / 3.0 if job.recompute == "full" else 1.0
+    )
+    dtype = "bf16" if job.precision == "fp8" else job.precision
+    peak = site.accelerator.peak.get(dtype, site.accelerator.peak.get("bf16", np.nan))
+    category = dict(zip(CATEGORIES, mean, strict=True))
+    exposed = category["tensor"] + category["pipeline"] + category["data"]
+    # What the accelerators draw while they compute comes from the prices; while they wait, their idle power.
+    idle = site.accelerator.idle_power or 0.0
+    waiting = max(0.0, step - category["forward"] - category["backward"] - category["optimizer"])
+    scalars = {
+        "step_time": step,
+        "mfu": flops / (step * world * peak),
+        "hfu": hardware * job.tokens_per_step / (step * world * peak),
+        "tflops_per_accelerator": flops / (step * world) / 1e12,
+        "tokens_per_second": job.tokens_per_step / step,
+        "tokens_per_second_per_accelerator": job.tokens_per_step / step / world,
+        "bubble_fraction": category["bubble"] / step,
+        "exposed_communication_fraction": exposed / step,
+        "memory_peak": float((held["peak"] + held["allocator"]).max()),  # type: ignore[arg-type]
+        "memory_fits": float(bool(held["fits"].all())),
+        "energy": part.cost.energy_per_step + waiting * idle * world,
+        "accelerators": float(world),
+    }
+    return Result(
+        kind="training",
+        scalars=scalars,
+        units=dict(UNITS),
+        tables={
+            "breakdown": pl.DataFrame(
+                {"kind": list(CATEGORIES), "seconds": mean, "share": mean / step}
+            ),
+            "stages": _stages(part, by_stage),
+            "memory": held,
+            "links": _links(iteration, site, step),
+            "operators": part.cost.operators,
+        },
+        timeline=_timeline(iteration, part),
+        meta={
+            "package_version": __version__,
+            "job": job.name,
+            "placement": part.stages.describe(),
+            "folding": {
+                "columns": iteration.columns, "classes": iteration.classes,
+                "replicas": int(part.replicas.sum()), "replica_classes": int(part.replicas.size),
+            },
+            "engine": {"events": run.events, "solves": run.solves, "operations": len(run.program)},
+            "tolerances": {"max_min": "exact", "simultaneous": 1e-13},
+            "assumptions": assumptions(job, site),
+        },
+    )  # fmt: skip
+
+
+def _stages(part: JobRun, by_stage: np.ndarray[Any, np.dtype[np.float64]]) -> pl.DataFrame:
+    p = part.stages.pipeline
+    columns: dict[str, Any] = {
+        "stage": list(range(p)),
+        "layers": [part.stages.stage_layers(s) for s in range(p)],
+        "chunks": [" + ".join(str(n) for n in part.stages.layers[s]) for s in range(p)],
+        "parameters_per_rank": [sum(c.parameters for c in part.cost.chunks[s]) for s in range(p)],
+        "compute": by_stage[:, 0] + by_stage[:, 1],
+    }
+    for i, name in enumerate(CATEGORIES[2:], start=2):
+        columns[name] = by_stage[:, i]
+    return pl.DataFrame(columns)
+
+
+def _links(iteration: Iteration, site: Site, step: float) -> pl.DataFrame:
+    """Links by tier: bytes carried, mean and largest utilisation over the step."""
+    fabric = site.fabric
+    carried = np.zeros(fabric.capacity.size)
+    size = np.diff(fabric.bundle_start)
+    carried += np.repeat(iteration.row_bytes[: fabric.bundles] / size, size)
+    carried += iteration.row_bytes[fabric.bundles :]
+    rows = []
+    for tier, links in fabric.tier_links().items():
+        if links.size == 0:
+            continue
+        use = carried[links] / (fabric.capacity[links] * step)
+        rows.append(
+            {
+                "tier": tier,
+                "links": int(links.size),
+                "idle_links": int((carried[links] <= 0).sum()),
+                "capacity": float(fabric.capacity[links].sum()),
+                "bytes": float(carried[links].sum()),
+                "mean_utilisation": float(use.mean()),
+                "max_utilisation": float(use.max()),
+            }
+        )
+    return pl.DataFrame(rows)
+
+
+def _timeline(iteration: Iteration, part: JobRun) -> pl.DataFrame:
+    """Operations of the first replica class."""
+    run = iteration.run
+    program = run.program
+    where = part.index[0]
+    where = where[program.kind[where] != Kind.JOIN]
+    stream = program.stream[where]
+    prefix = f"{part.job.name} replica {part.representative[0]} "
+    names = [program.streams[s].removeprefix(prefix) if s >= 0 else "all step" for s in range(-1, len(program.streams))]
+    label = [names[s + 1] for s in stream]
+    kind = np.array(program.labels, dtype=object)[program.label[where]]
+    table = iteration.table
+    moved = np.zeros(where.size)
+    sends = program.transfer[where] >= 0
+    moved[sends] = table.size[program.transfer[where[sends]]] * program.work[where[sends]]
+    return pl.DataFrame(
+        {
+            "actor": [" ".join(n.split()[:2]) for n in label],
+            "stream": [" ".join(n.split()[2:]) or "step" for n in label],
+            "name": kind.astype(str),
+            "kind": [_KIND.get(k, k) for k in kind],
+            "start": run.start[where],
+            "end": run.end[where],
+            "micro_batch": program.micro_batch[where],
+            "chunk": program.chunk[where],
+            "bytes": moved,
+            "count": np.full(where.size, int(part.replicas[0]), np.int64),
+        }
+    ).sort("start", maintain_order=True)
+
+
+_KIND = {"parameters": "data", "gradients": "data", "gradient norm": "data"}
+
+
+def assumptions(job: TrainingJob, site: Site) -> list[dict[str, Any]]:
+    """Inputs that are defaults, recalled, assumed or transferred, with what is known about their source."""
+    found: list[dict[str, Any]] = []
+
+    def note(where: str, value: Any, why: str, source: str, kind: str) -> None:
+        found.append({"where": where, "value": str(value), "why": why, "source": source, "kind": kind})
+
+    accelerator = site.accelerator
+    if accelerator.clock_derate == 1.0:
+        note(
+            f"catalog.{accelerator.name}.clock_derate", 1.0, "no cited measurement of sustained clocks beyond the "
+            "sustained GEMM rate", accelerator.clock_derate_source or "none", "assumed",
+        )  # fmt: skip
+    for dtype, (value, low, high) in accelerator.sustained.items():
+        note(
+            f"catalog.{accelerator.name}.sustained.{dtype}", f"{value / 1e12:.0f} [{low / 1e12:.0f} .. {high / 1e12:.0f}] TFLOP/s",
+            "GEMM rate under the power limit; published figures range this far", "catalogue", "default",
+        )  # fmt: skip
+    if job.software.name != "default":
+        found += [
+            row for row in entry("software", job.software.name).assumptions()
+            if row["where"].rpartition(".")[2] in {item.name for item in fields(job.software)}
+        ]  # fmt: skip
+    note("network.scale_out_efficiency", SCALE_OUT_EFFICIENCY, "bus bandwidth over NIC bandwidth at large messages",
+         "stas00/ml-engineering network README", "default")  # fmt: skip
+    note("network.step_latency", f"{SCALE_OUT_STEP_LATENCY * 1e6:g} us", "one ring step over the network", "NCCL tuning.cc", "default")
+    note("network.p2p_latency", f"{P2P_LATENCY * 1e6:g} us", "send and receive between stages", "NCCL tuning.cc", "default")
+    note("skew", "0", "all accelerators run at one speed unless `faults` says otherwise", "none", "assumed")
+    return found

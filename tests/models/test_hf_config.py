@@ -1,0 +1,197 @@
+"""Hugging Face configurations: the catalogue's models from their own files, and refusals naming the key."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from euston.errors import ConfigError
+from euston.models import Transformer, from_hf_config, transformer
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "hidden_size": 16384,
+    "intermediate_size": 53248,
+    "num_attention_heads": 128,
+    "num_hidden_layers": 126,
+    "num_key_value_heads": 8,
+    "tie_word_embeddings": False,
+    "vocab_size": 128256,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "rope_theta": 500000.0,
+}
+QWEN3_MOE = {
+    "model_type": "qwen3_moe",
+    "decoder_sparse_step": 1,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 768,
+    "num_attention_heads": 32,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 4,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "use_sliding_window": False,
+    "attention_bias": False,
+    "vocab_size": 151936,
+}
+DEEPSEEK = {
+    "model_type": "deepseek_v3",
+    "first_k_dense_replace": 3,
+    "hidden_act": "silu",
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "kv_lora_rank": 512,
+    "moe_intermediate_size": 2048,
+    "moe_layer_freq": 1,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_attention_heads": 128,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 61,
+    "num_key_value_heads": 128,
+    "num_nextn_predict_layers": 1,
+    "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "tie_word_embeddings": False,
+    "v_head_dim": 128,
+    "vocab_size": 129280,
+}
+MIXTRAL = {
+    "model_type": "mixtral",
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_experts_per_tok": 2,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "num_local_experts": 8,
+    "sliding_window": None,
+    "vocab_size": 32000,
+}
+QWEN3 = {
+    "model_type": "qwen3",
+    "head_dim": 128,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 8,
+    "tie_word_embeddings": True,
+    "vocab_size": 151936,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (LLAMA, "llama3-405b"),
+        (QWEN3, "qwen3-0.6b"),
+        (QWEN3_MOE, "qwen3-30b-a3b"),
+        (DEEPSEEK, "deepseek-v3"),
+        (MIXTRAL, "mixtral-8x7b"),
+    ],
+)
+def test_catalogue_models_from_their_configurations(config: dict[str, Any], name: str) -> None:
+    assert from_hf_config(config, name) == transformer(name)
+
+
+def test_gpt2_and_qwen2() -> None:
+    """Hub totals: gpt2 124,439,808; Qwen2-7B 7,615,616,512; Mistral-7B-v0.3 7,248,023,552."""
+    gpt2 = {
+        "model_type": "gpt2",
+        "n_embd": 768,
+        "n_head": 12,
+        "n_layer": 12,
+        "n_positions": 1024,
+        "vocab_size": 50257,
+    }
+    assert from_hf_config(gpt2).parameters() == 124_439_808
+    qwen2 = {
+        "model_type": "qwen2",
+        "hidden_act": "silu",
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_attention_heads": 28,
+        "num_hidden_layers": 28,
+        "num_key_value_heads": 4,
+        "use_sliding_window": False,
+        "vocab_size": 152064,
+    }
+    assert from_hf_config(qwen2).parameters() == 7_615_616_512
+    mistral = {key: MIXTRAL[key] for key in MIXTRAL if "expert" not in key} | {
+        "model_type": "mistral",
+        "vocab_size": 32768,
+    }
+    assert from_hf_config(mistral).parameters() == 7_248_023_552
+
+
+def test_files(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(LLAMA))
+    model = Transformer.from_hf_config(path)
+    assert model == replace(transformer("llama3-405b"), name="llama")
+    assert from_hf_config(str(tmp_path)) == model
+    path.write_text('{"model_type": ')
+    with pytest.raises(ConfigError, match="is not JSON"):
+        from_hf_config(path)
+    path.write_bytes(b"\xff\xfe{")
+    with pytest.raises(ConfigError, match="is not JSON"):
+        from_hf_config(path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match="is not JSON"):
+        from_hf_config(path)
+    path.write_text("[1]")
+    with pytest.raises(ConfigError, match="must be a JSON object"):
+        from_hf_config(path)
+    path.write_text(" " * (5 << 20))
+    with pytest.raises(ConfigError, match="larger than 4 MiB"):
+        from_hf_config(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        from_hf_config(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "`config.model_type`: is missing"),
+        ({"model_type": "lama"}, "`config.model_type`: unknown model family 'lama'; did you mean 'llama'?"),
+        (
+            {k: v for k, v in LLAMA.items() if k != "hidden_size"},
+            "`config.hidden_size`: is missing",
+        ),
+        (
+            LLAMA | {"vocab_size": "128256"},
+            "`config.vocab_size`: '128256' must be zero or a positive integer",
+        ),
+        (
+            LLAMA | {"hidden_act": "gelu"},
+            "`config.hidden_act`: 'gelu' is not modelled; known: 'silu', 'swish'",
+        ),
+        (LLAMA | {"tie_word_embeddings": 1}, "`config.tie_word_embeddings`: 1 must be true or false"),
+        (
+            LLAMA | {"attention_bias": True},
+            "`config.attention_bias`: True with mlp_bias False is not modelled; use both or neither",
+        ),
+        (MIXTRAL | {"sliding_window": 4096}, "`config.sliding_window`: 4096 is not modelled; known: none"),
+        (QWEN3_MOE | {"mlp_only_layers": [3]}, "`config.mlp_only_layers`: [3] is not modelled; known: []"),
+        (LLAMA | {"num_hidden_layers": 0}, "`model.layers`: 0 must be a positive integer"),
+    ],
+)
+def test_refusals(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        from_hf_config(config)
+    assert str(error.value) == message
