@@ -18,6 +18,7 @@ from euston.network.balancing import BALANCING, Balancing
 from euston.result import Result
 from euston.scenario import Scenario, build
 from euston.scenario.sites import SiteSection
+from euston.training.skew import SPEED_SPREAD
 from euston.training import Conditions, HostFault, Iteration, LinkFault, TrainingJob, job_result, require_fit, run_iteration
 
 __all__ = ["conditions", "device", "fabric", "simulate", "site"]
@@ -73,7 +74,8 @@ def simulate(
         hosts = s.hosts_of(i)
         job.check(where=f"jobs[{i}]")
         placement = place(job.parallel, here, hosts=hosts, where=f"jobs[{i}].placement")
-        require_fit(job, here.accelerator, where=f"jobs[{i}]")
+        if s.run.memory == "refuse":
+            require_fit(job, here.accelerator, where=f"jobs[{i}]")
         jobs.append((job, placement))
     around = conditions(s, here)
     tell(f"executing {', '.join(job.name for job, _ in jobs)}")
@@ -175,8 +177,14 @@ def conditions(s: Scenario, here: Site) -> Conditions:
                     at(f"faults[{i}].host", f"host {fault.host} does not exist; site {here.name!r} has {here.hosts}")
                 )
             hosts.append(HostFault(fault.host, fault.speed, fault.at, until))
+    spread = s.site(here.name).speed_spread
     return Conditions(
-        balancing, tuple(links), tuple(hosts), folding=s.run.folding, contention=s.run.network == "fluid"
+        balancing,
+        tuple(links),
+        tuple(hosts),
+        folding=s.run.folding,
+        contention=s.run.network == "fluid",
+        speed_spread=SPEED_SPREAD if spread is None else spread,
     )
 
 

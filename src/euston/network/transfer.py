@@ -68,9 +68,9 @@ class Transfer:
             raise ConfigError(f"transfer {self.tag.kind!r}: {src.size} sources but {dst.size} destinations")
         if not (np.isfinite(size).all() and (size >= 0).all() and (size <= 2.0**50).all()):
             raise ConfigError(f"transfer {self.tag.kind!r}: member bytes must be numbers between 0 and 2^50")
-        if not self.weight > 0 or not self.rate_cap > 0 or not 0 <= self.latency < np.inf:
+        if not 0 < self.weight < np.inf or not self.rate_cap > 0 or not 0 <= self.latency < np.inf:
             raise ConfigError(
-                f"transfer {self.tag.kind!r}: weight and rate_cap must be positive, latency a number >= 0; "
+                f"transfer {self.tag.kind!r}: weight (finite) and rate_cap must be positive, latency a number >= 0; "
                 f"got {self.weight}, {self.rate_cap}, {self.latency}"
             )
         object.__setattr__(self, "src", src)

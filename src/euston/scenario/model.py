@@ -79,7 +79,9 @@ class RunSection(Section):
     )
     folding: Flag = Field(True, description="Treat equal replicas as one; changes speed, never results.")
     seed: Whole = Field(0, description="Seed of everything random.")
-    iterations: Count = Field(1, description="Training iterations to simulate.")
+    memory: Literal["refuse", "report"] = Field(
+        "refuse", description="A job that does not fit its accelerators: refuse it, or run it and report that."
+    )
 
 
 class Scenario(Section):

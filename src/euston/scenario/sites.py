@@ -84,6 +84,12 @@ class SiteSection(Section):
     hosts: Count = Field(description="Number of hosts.")
     accelerators_per_host: Count = Field(8, description="Accelerators of a host: its scale-up domain.")
     fabric: FabricSection = Field(description="What joins the hosts.")
+    speed_spread: Number | None = Field(
+        None,
+        ge=0,
+        lt=0.2,
+        description="Standard deviation of compute time between equal accelerators; 0.015 unless said.",
+    )
     price: MoneyRate | None = Field(None, description="Price of an accelerator, e.g. 2.5 USD/h.")
     power: PowerSection | None = Field(None, description="Power beyond the accelerators.")
 

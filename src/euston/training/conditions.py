@@ -15,6 +15,7 @@ from euston.network import Lowered
 from euston.network.balancing import Balancing
 from euston.network.balancing.spray import Spray
 from euston.training.routes import Grid
+from euston.training.skew import SPEED_SPREAD
 
 __all__ = ["Conditions", "HostFault", "LinkFault", "fold_events"]
 
@@ -52,6 +53,8 @@ class Conditions:
         Treat equal replicas as one.
     contention : bool
         Let transfers share links; otherwise each runs alone.
+    speed_spread : float
+        Standard deviation of compute time between equal accelerators, see ``training.skew``.
     """
 
     balancing: Balancing = field(default_factory=Spray)
@@ -59,6 +62,7 @@ class Conditions:
     hosts: tuple[HostFault, ...] = ()
     folding: bool = True
     contention: bool = True
+    speed_spread: float = SPEED_SPREAD
 
     def capacities(self, fabric: Fabric) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
         """Bytes/s of every link at the start and at its worst, float64[L] each; None without faults."""

@@ -11,6 +11,7 @@ from euston.devices import GPU, Price
 from euston.devices.interconnect import scale_up_collective
 from euston.models import Operator
 from euston.training.job import TrainingJob
+from euston.training.skew import SPEED_SPREAD, slowest
 from euston.training.stages import Stages
 
 __all__ = ["ChunkCost", "Costs", "TensorCollective", "costs"]
@@ -72,7 +73,19 @@ class ChunkCost:
 
 @dataclass(frozen=True)
 class Costs:
-    """Everything the program of an iteration is written from."""
+    """Everything the program of an iteration is written from.
+
+    Attributes
+    ----------
+    chunks : tuple[stage][chunk] of ChunkCost
+    collective : TensorCollective or None
+    optimizer : seconds of the optimiser on each stage
+    pipeline_bytes : bytes each rank sends to the next stage per micro-batch
+    operators : polars.DataFrame
+        name, phase, calls and seconds per rank and step (mean over stages), share, provenance.
+    energy_per_step, flops_per_step : float
+        Joules drawn and FLOPs executed by all ranks while they compute.
+    """
 
     chunks: tuple[tuple[ChunkCost, ...], ...]
     collective: TensorCollective | None
@@ -80,6 +93,7 @@ class Costs:
     pipeline_bytes: float
     operators: pl.DataFrame
     energy_per_step: float
+    flops_per_step: float
 
 
 def _tensor_collective(job: TrainingJob, device: GPU) -> TensorCollective | None:
@@ -118,8 +132,11 @@ def _counts(job: TrainingJob) -> tuple[float, float, float]:
     return forward, on_path + again, beside
 
 
-def costs(job: TrainingJob, stages: Stages, device: GPU) -> Costs:
-    """Prices of every chunk of every stage, from one layer's, the embedding's and the head's operators."""
+def costs(job: TrainingJob, stages: Stages, device: GPU, *, speed_spread: float = SPEED_SPREAD) -> Costs:
+    """Prices of every chunk of every stage, from one layer's, the embedding's and the head's operators.
+
+    Compute-bound operators run at the pace of the slowest of the job's accelerators, see ``training.skew``.
+    """
     p = job.parallel
     model = job.model
     flash = job.software.attention != "unfused"
@@ -137,24 +154,31 @@ def costs(job: TrainingJob, stages: Stages, device: GPU) -> Costs:
         ops = model.operators(job.tokens, job.sequence, part=part, recompute=recompute, **common)
         priced[part] = list(zip(ops, device.price_many(ops), strict=True))
 
+    pace = slowest(p.world, speed_spread)
+
     def seconds(part: str, *phases: str) -> float:
-        return sum(price.seconds for op, price in priced[part] if op.phase in phases)
+        return sum(
+            price.seconds * (pace if op.kind != "memory" else 1.0)
+            for op, price in priced[part]
+            if op.phase in phases
+        )
 
     collective = _tensor_collective(job, device)
     forward_count, backward_count, beside_count = _counts(job)
     chunks: list[tuple[ChunkCost, ...]] = []
     optimizer: list[float] = []
     table: dict[tuple[str, str, str], list[float]] = {}
-    energy = 0.0
+    energy = executed = 0.0
     m = job.micro_batches
 
     def book(part: str, times: float) -> None:
-        nonlocal energy
+        nonlocal energy, executed
         for op, price in priced[part]:
             row = table.setdefault((op.name, op.phase, price.provenance), [0.0, 0.0])
             row[0] += op.calls * times
             row[1] += price.seconds * times
             energy += price.joules * times
+            executed += op.flops * times
 
     for s in range(stages.pipeline):
         row = []
@@ -199,13 +223,14 @@ def costs(job: TrainingJob, stages: Stages, device: GPU) -> Costs:
         {
             "name": [k[0] for k in table],
             "phase": [k[1] for k in table],
-            "calls": [v[0] for v in table.values()],
-            "seconds": [v[1] for v in table.values()],
+            "calls": [v[0] / stages.pipeline for v in table.values()],
+            "seconds": [v[1] / stages.pipeline for v in table.values()],
             "share": [v[1] / total for v in table.values()],
             "provenance": [k[2] for k in table],
         }
     ).sort("seconds", descending=True)
     pipeline_bytes = float(_ELEMENT[job.precision] * job.tokens * model.hidden / p.tensor)
     return Costs(
-        tuple(chunks), collective, tuple(optimizer), pipeline_bytes, operators, energy * p.tensor * p.data
-    )
+        tuple(chunks), collective, tuple(optimizer), pipeline_bytes, operators,
+        energy * p.tensor * p.data, executed * p.tensor * p.data,
+    )  # fmt: skip

@@ -141,7 +141,7 @@ def run_iteration(
     speed, offset, first_stream = [], 0, 0
     for j, (job, _) in enumerate(jobs):
         stages = job.place()
-        cost = costs(job, stages, device)
+        cost = costs(job, stages, device, speed_spread=c.speed_spread)
         template = write_iteration(job, stages, cost)
         slots = Slots(stages.pipeline, stages.virtual)
         first = int(sum(len(p) for p in parts[:j]))

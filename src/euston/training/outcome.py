@@ -18,6 +18,7 @@ from euston.training.attribution import CATEGORIES, attribute
 from euston.training.iteration import Iteration, JobRun, compute_streams
 from euston.training.job import TrainingJob
 from euston.training.memory import memory
+from euston.training.skew import SPEED_SPREAD, SPEED_SPREAD_RANGE, slowest
 
 __all__ = ["UNITS", "job_result", "model_flops"]
 
@@ -26,6 +27,10 @@ UNITS = {
     "tokens_per_second_per_accelerator": "1/s", "bubble_fraction": "1", "exposed_communication_fraction": "1",
     "memory_peak": "B", "memory_fits": "1", "energy": "J", "accelerators": "1",
 }  # fmt: skip
+
+
+# Order of the breakdown: what computes, what is exposed, what idles.
+BREAKDOWN = ("forward", "backward", "recompute", "optimizer", "tensor", "pipeline", "data", "bubble")
 
 
 def model_flops(job: TrainingJob) -> float:
@@ -47,20 +52,21 @@ def job_result(iteration: Iteration, number: int, site: Site) -> Result:
     mean = by_stage.mean(axis=0)
     held = memory(job, site.accelerator)
     flops = model_flops(job)
-    hardware = job.model.flops_per_token(job.sequence, convention="causal") * (
-        4.0 / 3.0 if job.recompute == "full" else 1.0
-    )
     dtype = "bf16" if job.precision == "fp8" else job.precision
     peak = site.accelerator.peak.get(dtype, site.accelerator.peak.get("bf16", np.nan))
     category = dict(zip(CATEGORIES, mean, strict=True))
+    # Recomputation runs inside the backward pass: show it apart.
+    again = job.micro_batches * float(np.mean([sum(c.recompute for c in row) for row in part.cost.chunks]))
+    category["recompute"] = min(again, category["backward"])
+    category["backward"] -= category["recompute"]
     exposed = category["tensor"] + category["pipeline"] + category["data"]
     # What the accelerators draw while they compute comes from the prices; while they wait, their idle power.
     idle = site.accelerator.idle_power or 0.0
-    waiting = max(0.0, step - category["forward"] - category["backward"] - category["optimizer"])
+    waiting = max(0.0, step - mean[:2].sum() - category["optimizer"])
     scalars = {
         "step_time": step,
         "mfu": flops / (step * world * peak),
-        "hfu": hardware * job.tokens_per_step / (step * world * peak),
+        "hfu": part.cost.flops_per_step / (step * world * peak),
         "tflops_per_accelerator": flops / (step * world) / 1e12,
         "tokens_per_second": job.tokens_per_step / step,
         "tokens_per_second_per_accelerator": job.tokens_per_step / step / world,
@@ -77,7 +83,11 @@ def job_result(iteration: Iteration, number: int, site: Site) -> Result:
         units=dict(UNITS),
         tables={
             "breakdown": pl.DataFrame(
-                {"kind": list(CATEGORIES), "seconds": mean, "share": mean / step}
+                {
+                    "kind": list(BREAKDOWN),
+                    "seconds": [category[k] for k in BREAKDOWN],
+                    "share": [category[k] / step for k in BREAKDOWN],
+                }
             ),
             "stages": _stages(part, by_stage),
             "memory": held,
@@ -201,5 +211,8 @@ def assumptions(job: TrainingJob, site: Site) -> list[dict[str, Any]]:
          "stas00/ml-engineering network README", "default")  # fmt: skip
     note("network.step_latency", f"{SCALE_OUT_STEP_LATENCY * 1e6:g} us", "one ring step over the network", "NCCL tuning.cc", "default")
     note("network.p2p_latency", f"{P2P_LATENCY * 1e6:g} us", "send and receive between stages", "NCCL tuning.cc", "default")
-    note("skew", "0", "all accelerators run at one speed unless `faults` says otherwise", "none", "assumed")
+    low, high = SPEED_SPREAD_RANGE
+    note("speed_spread", f"{SPEED_SPREAD:.1%} [{low:.1%} .. {high:.1%}]", "equal accelerators differ in sustained clock; "
+         f"{job.parallel.world:,} in step are {slowest(job.parallel.world) - 1:.1%} slower than the median one",
+         "Sinha et al., SC'22 (arXiv:2208.11035), V100 and MI60 clusters", "transferred")  # fmt: skip
     return found
