@@ -19,7 +19,16 @@ from euston.result import Result
 from euston.scenario import Scenario, build
 from euston.scenario.sites import SiteSection
 from euston.training.skew import SPEED_SPREAD
-from euston.training import Conditions, HostFault, Iteration, LinkFault, TrainingJob, job_result, require_fit, run_iteration
+from euston.training import (
+    Conditions,
+    HostFault,
+    Iteration,
+    LinkFault,
+    TrainingJob,
+    job_result,
+    require_fit,
+    run_iteration,
+)
 
 __all__ = ["conditions", "device", "fabric", "simulate", "site"]
 
@@ -94,11 +103,18 @@ def _supported(s: Scenario) -> None:
         raise ConfigError(at("run.compute", "analytic is not in this version; use des"))
     names = {s.site(job.placement.site).name for job in s.jobs}
     if len(names) > 1:
-        raise ConfigError(at("jobs", f"jobs on {len(names)} sites in one run are not in this version; use one site"))
+        raise ConfigError(
+            at("jobs", f"jobs on {len(names)} sites in one run are not in this version; use one site")
+        )
     for i, job in enumerate(s.jobs):
         for key in ("context", "expert"):
             if getattr(job.parallel, key) > 1:
-                raise ConfigError(at(f"jobs[{i}].parallel.{key}", f"{key} parallelism is not simulated in this version; use 1"))
+                raise ConfigError(
+                    at(
+                        f"jobs[{i}].parallel.{key}",
+                        f"{key} parallelism is not simulated in this version; use 1",
+                    )
+                )
 
 
 def fabric(values: dict[str, Any], section: SiteSection, accelerator: Accelerator) -> Fabric:
@@ -149,7 +165,9 @@ def site(s: Scenario, section: SiteSection, where: str = "sites[0]") -> Site:
 
 def device(accelerator: Accelerator, job: TrainingJob) -> GPU:
     """The pricer of a site's accelerator with the job's kernel generation."""
-    generation = {"unfused": "best", "cudnn": "fa3"}.get(job.software.attention_kernel, job.software.attention_kernel)
+    generation = {"unfused": "best", "cudnn": "fa3"}.get(
+        job.software.attention_kernel, job.software.attention_kernel
+    )
     return GPU(accelerator, attention_kernel=cast(Generation, generation))
 
 
@@ -174,7 +192,10 @@ def conditions(s: Scenario, here: Site) -> Conditions:
             assert fault.host is not None and fault.speed is not None
             if fault.host >= here.hosts:
                 raise ConfigError(
-                    at(f"faults[{i}].host", f"host {fault.host} does not exist; site {here.name!r} has {here.hosts}")
+                    at(
+                        f"faults[{i}].host",
+                        f"host {fault.host} does not exist; site {here.name!r} has {here.hosts}",
+                    )
                 )
             hosts.append(HostFault(fault.host, fault.speed, fault.at, until))
     spread = s.site(here.name).speed_spread
@@ -201,18 +222,33 @@ def _outcome(iteration: Iteration, here: Site, s: Scenario, jobs: list[Any]) -> 
         "seed": s.run.seed,
         "fidelity": {"compute": s.run.compute, "network": s.run.network},
         "folded": s.run.folding,
-        "catalog": {"accelerator": here.accelerator.name, "fabric": here.fabric.name, "software": section.software},
+        "catalog": {
+            "accelerator": here.accelerator.name,
+            "fabric": here.fabric.name,
+            "software": section.software,
+        },
         "site": here.describe(),
     }
     stated = [
-        {"where": f"jobs[0].{a.field}", "value": str(_lookup(section, a.field)), "why": a.why, "source": "the scenario file", "kind": "assumed"}
+        {
+            "where": f"jobs[0].{a.field}",
+            "value": str(_lookup(section, a.field)),
+            "why": a.why,
+            "source": "the scenario file",
+            "kind": "assumed",
+        }
         for a in section.assumptions
     ]
     result.meta["assumptions"] = stated + result.meta["assumptions"]
     result.tables["assumptions"] = pl.DataFrame(result.meta["assumptions"])
     if section.reference:
         rows = [
-            {"quantity": r.quantity, "published": float(r.value), "ours": result.scalars[r.quantity], "source": r.source}
+            {
+                "quantity": r.quantity,
+                "published": float(r.value),
+                "ours": result.scalars[r.quantity],
+                "source": r.source,
+            }
             for r in section.reference
             if r.quantity in result.scalars
         ]
@@ -221,7 +257,13 @@ def _outcome(iteration: Iteration, here: Site, s: Scenario, jobs: list[Any]) -> 
         )
     if len(jobs) > 1:
         others = [job_result(iteration, i, here) for i in range(len(jobs))]
-        keys = ("step_time", "mfu", "tflops_per_accelerator", "bubble_fraction", "exposed_communication_fraction")
+        keys = (
+            "step_time",
+            "mfu",
+            "tflops_per_accelerator",
+            "bubble_fraction",
+            "exposed_communication_fraction",
+        )
         result.tables["jobs"] = pl.DataFrame(
             [{"job": r.meta["job"], **{k: r.scalars[k] for k in keys}} for r in others]
         )
@@ -250,7 +292,9 @@ def _alternatives(
     for virtual in given[0].alternatives:
         parallel = section.parallel.model_copy(update={"virtual": int(virtual)})
         other = s.model_copy(
-            update={"jobs": (section.model_copy(update={"parallel": parallel, "schedule": None}), *s.jobs[1:])}
+            update={
+                "jobs": (section.model_copy(update={"parallel": parallel, "schedule": None}), *s.jobs[1:])
+            }
         )
         job = build.training_job(other, 0)
         job.check(where="jobs[0]")

@@ -68,7 +68,9 @@ class State(NamedTuple):
 
     op: np.ndarray  # int32[5, N] open dependencies, last of them, open flows, ready stack, outbox
     when: np.ndarray  # float64[2, N] start, end
-    stream: np.ndarray  # float64[4, S] work left of the running operation and when that was true, speed, share lost
+    stream: (
+        np.ndarray
+    )  # float64[4, S] work left of the running operation and when that was true, speed, share lost
     stream_i: np.ndarray  # int64[3, S] running operation, version of its event, transfers that slow it
     flow: np.ndarray  # float64[6, A]
     flow_i: np.ndarray  # int64[9, A]

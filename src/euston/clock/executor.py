@@ -119,12 +119,16 @@ class Executor:
             raise ConfigError(f"capacity has shape {cap.shape}; these transfers need ({columns.rows},)")
         named = program.transfer[program.kind == Kind.TRANSFER]
         if named.size and (named.min() < 0 or named.max() >= len(transfers)):
-            raise ConfigError(f"the program names transfer {int(named.max())}; the table has {len(transfers)}")
+            raise ConfigError(
+                f"the program names transfer {int(named.max())}; the table has {len(transfers)}"
+            )
         endless = (np.diff(columns.ptr)[transfers.column] == 0) & np.isinf(transfers.rate_cap)
         if (endless & (transfers.size > 0)).any():
             flow = int(np.flatnonzero(endless & (transfers.size > 0))[0])
             i = int(np.searchsorted(transfers.ptr, flow, side="right")) - 1
-            raise ConfigError(f"{transfers.name(i)} uses no link and has no rate cap: its rate would be infinite")
+            raise ConfigError(
+                f"{transfers.name(i)} uses no link and has no rate cap: its rate would be infinite"
+            )
         if not (transfers.rate_cap > 0).all() or not (transfers.weight > 0).all():
             raise ConfigError("every transfer needs a positive weight and rate cap")
         row_ptr, row_column = columns.by_row
@@ -288,7 +292,8 @@ class Executor:
         left = f"{open_ops.size} of {len(program)} operations never end"
         if moving:
             shown = ", ".join(
-                f"{self.transfers.name(int(program.transfer[i]))} ({program.describe(int(i))})" for i in moving[:3]
+                f"{self.transfers.name(int(program.transfer[i]))} ({program.describe(int(i))})"
+                for i in moving[:3]
             )
             more = f" and {len(moving) - 3} more" if len(moving) > 3 else ""
             return f"{left}: no capacity is left for {shown}{more}; a link on their path is dead"

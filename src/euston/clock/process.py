@@ -180,7 +180,9 @@ class Processes:
                 else:
                     entry.receiving = True
             case _:
-                raise SimulationError(f"process {name!r} yielded {command!r}; yield Wait, Compute, Send, Join or Receive")
+                raise SimulationError(
+                    f"process {name!r} yielded {command!r}; yield Wait, Compute, Send, Join or Receive"
+                )
 
 
 def _checked(name: str, seconds: float) -> float:

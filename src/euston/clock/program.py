@@ -194,10 +194,7 @@ class Program:
                 for p in (prefix[:1] if one else prefix)
             ),
             stream_count=np.concatenate(
-                [
-                    [c] if one else c * count
-                    for c, one in zip(self.stream_count, shared_stream, strict=True)
-                ]
+                [[c] if one else c * count for c, one in zip(self.stream_count, shared_stream, strict=True)]
                 or [np.zeros(0)]
             ).astype(np.int64),
         )
@@ -212,7 +209,10 @@ class Program:
         names = {name: i for i, name in enumerate(dict.fromkeys(n for p in programs for n in p.labels))}
 
         def shift(name: str, by: NDArray[np.int64]) -> NDArray[np.int32]:
-            parts = [np.where(getattr(p, name) >= 0, getattr(p, name) + b, -1) for p, b in zip(programs, by, strict=False)]
+            parts = [
+                np.where(getattr(p, name) >= 0, getattr(p, name) + b, -1)
+                for p, b in zip(programs, by, strict=False)
+            ]
             return np.concatenate(parts).astype(np.int32)
 
         def plain(name: str) -> NDArray[Any]:
@@ -223,9 +223,13 @@ class Program:
             stream=shift("stream", streams),
             work=plain("work"),
             transfer=plain("transfer"),
-            dep_ptr=np.concatenate([p.dep_ptr[:-1] + e for p, e in zip(programs, edges, strict=False)] + [edges[-1:]]),
+            dep_ptr=np.concatenate(
+                [p.dep_ptr[:-1] + e for p, e in zip(programs, edges, strict=False)] + [edges[-1:]]
+            ),
             dep=shift("dep", offset),
-            label=np.concatenate([np.array([names[n] for n in p.labels], np.int32)[p.label] for p in programs]),
+            label=np.concatenate(
+                [np.array([names[n] for n in p.labels], np.int32)[p.label] for p in programs]
+            ),
             micro_batch=plain("micro_batch"),
             chunk=plain("chunk"),
             slows=shift("slows", streams),
@@ -339,7 +343,9 @@ class ProgramBuilder:
         n = 0
         for d in after:
             if not 0 <= d < i:
-                raise ConfigError(f"{label!r} (operation {i}) depends on operation {d}, which is not written yet")
+                raise ConfigError(
+                    f"{label!r} (operation {i}) depends on operation {d}, which is not written yet"
+                )
             self._dep.append(d)
             n += 1
         self._kind.append(kind)

@@ -42,7 +42,9 @@ def hierarchical_all_reduce(
     """
     r = np.asarray(ranks, np.int32)
     if r.ndim != 2 or r.shape[1] < 1 or r.shape[0] < 1:
-        raise ConfigError(f"hierarchical all-reduce needs endpoints as [hosts, ranks per host]; got shape {r.shape}")
+        raise ConfigError(
+            f"hierarchical all-reduce needs endpoints as [hosts, ranks per host]; got shape {r.shape}"
+        )
     hosts, g = r.shape
     label = tag or Tag(kind="all_reduce")
     stages = []
@@ -67,8 +69,12 @@ def hierarchical_all_reduce(
                 "all_reduce on rails",
                 tuple(
                     ring(
-                        "all_reduce", r[:, k], buffer_bytes / g, step_latency=scale_out_latency,
-                        rate_cap=scale_out_cap, tag=label,
+                        "all_reduce",
+                        r[:, k],
+                        buffer_bytes / g,
+                        step_latency=scale_out_latency,
+                        rate_cap=scale_out_cap,
+                        tag=label,
                     )
                     for k in range(g)
                 ),

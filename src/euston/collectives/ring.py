@@ -81,7 +81,7 @@ def ring_in_steps(
                 bytes=np.array([buffer_bytes / g.size]),
                 rate_cap=rate_cap,
                 latency=step_latency,
-                        tag=tag or Tag(kind=collective),
+                tag=tag or Tag(kind=collective),
             )
             for i in range(g.size)
         ]

@@ -12,7 +12,12 @@ __all__ = ["write_ring_in_steps", "write_stages"]
 
 
 def write_stages(
-    builder: ProgramBuilder, table: list[Transfer], stages: Sequence[Stage], *, label: str, after: Iterable[int] = ()
+    builder: ProgramBuilder,
+    table: list[Transfer],
+    stages: Sequence[Stage],
+    *,
+    label: str,
+    after: Iterable[int] = (),
 ) -> int:
     """Append ``stages`` to the program and their transfers to ``table``; returns the final join's number."""
     done = builder.join(after, label=label)

@@ -20,7 +20,9 @@ _UNDECIDED = -3
 
 
 @njit(cache=True)
-def fill(flows, column, weight, rate_cap, ptr, row, coefficient, capacity, free, demand, low, rate, bottleneck):  # type: ignore[no-untyped-def]
+def fill(
+    flows, column, weight, rate_cap, ptr, row, coefficient, capacity, free, demand, low, rate, bottleneck
+):  # type: ignore[no-untyped-def]
     """Rates of ``flows`` (slots), which together must be all the flows on every row they touch.
 
     Scratch ``free``, ``demand``, ``low``: float64[rows], no initialisation needed. Writes ``rate[slot]``

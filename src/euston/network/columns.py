@@ -133,7 +133,9 @@ class ColumnsBuilder:
             if not 0 <= row < self.rows:
                 raise ConfigError(f"usage names row {row}; this system has rows 0 to {self.rows - 1}")
             if not 0 < coefficient < np.inf:
-                raise ConfigError(f"row {row} has coefficient {coefficient!r}; it must be positive and finite")
+                raise ConfigError(
+                    f"row {row} has coefficient {coefficient!r}; it must be positive and finite"
+                )
         return self._index.setdefault(tuple(sorted(usage.items())), len(self._index))
 
     def build(self) -> Columns:

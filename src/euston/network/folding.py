@@ -133,7 +133,9 @@ def fold(
     own = np.full(len(columns), -1, np.int32) if owner is None else np.asarray(owner, np.int32)
     n_owners = int(own.max(initial=-1)) + 1
     labels = np.zeros(n_owners, np.int64) if owner_label is None else np.asarray(owner_label, np.int64)
-    row_colour = np.unique(np.asarray(row_label, np.float64), return_inverse=True)[1].ravel().astype(np.uint64)
+    row_colour = (
+        np.unique(np.asarray(row_label, np.float64), return_inverse=True)[1].ravel().astype(np.uint64)
+    )
     column_colour = np.asarray(column_label, np.int64).astype(np.uint64)
     owner_colour = labels.astype(np.uint64)
     key = np.unique(columns.coefficient, return_inverse=True)[1].ravel().astype(np.uint64)

@@ -86,11 +86,19 @@ def lower(
     if inside.any():
         who = np.flatnonzero(inside)
         links = fabric.route(
-            transfers.src[who], transfers.dst[who], np.zeros(who.size, np.uint64), network="scale_up", alive=alive
+            transfers.src[who],
+            transfers.dst[who],
+            np.zeros(who.size, np.uint64),
+            network="scale_up",
+            alive=alive,
         )
         used = links >= 0
         parts.append(
-            (np.repeat(who, used.sum(axis=1)), fabric.bundle[links[used]].astype(np.int32), np.ones(int(used.sum())))
+            (
+                np.repeat(who, used.sum(axis=1)),
+                fabric.bundle[links[used]].astype(np.int32),
+                np.ones(int(used.sum())),
+            )
         )
     if not inside.all():
         who = np.flatnonzero(~inside)

@@ -140,7 +140,9 @@ class Transfers:
         """T transfers of m members each: ``src``, ``dst`` are int32[T, m], ``bytes_`` float or float64[T]."""
         s, d = np.asarray(src, np.int32), np.asarray(dst, np.int32)
         if s.ndim != 2 or s.shape != d.shape:
-            raise ConfigError(f"transfers {kind!r}: src and dst must be equal [T, m] arrays, got {s.shape}, {d.shape}")
+            raise ConfigError(
+                f"transfers {kind!r}: src and dst must be equal [T, m] arrays, got {s.shape}, {d.shape}"
+            )
         t, m = s.shape
         size = np.repeat(np.broadcast_to(np.asarray(bytes_, np.float64), (t,)), m)
         if not (np.isfinite(size).all() and (size >= 0).all()):

@@ -28,13 +28,14 @@ KINDS: dict[str, tuple[str, str]] = {
     "pipeline": ("Exposed pipeline parallel", "#8a63b5"),
     "data": ("Exposed data parallel", "#2f9c8a"),
     "bubble": ("Pipeline bubble", "#b4bac4"),
-    "optimizer": ("Optimiser", "#c8506b"),
+    "optimizer": ("Optimiser step", "#c8506b"),
     "overhead": ("Overhead", "#7d6a5c"),
     "other": ("Other", "#7d6a5c"),
     "parameters": ("Parameters", "#4477aa"),
     "gradients": ("Gradients", "#2f9c8a"),
     "activations": ("Activations", "#e8a33d"),
-    "temporary": ("Temporary", "#b4bac4"),
+    "temporary": ("Temporary", "#8a63b5"),
+    "allocator": ("Allocator", "#b4bac4"),
 }
 """Label and colour of a kind; the same kind has the same colour in every chart."""
 
@@ -76,8 +77,17 @@ SECONDS = {
     "recompute",
     "step_time", "time", "overhead", "other", "start", "end",
 }  # fmt: skip
-BYTES = {"parameters", "gradients", "activations", "temporary", "peak", "bytes"}
-SHARES = {"share", "mfu", "hfu", "mean_utilisation", "max_utilisation", "utilisation", "bubble_fraction"}
+BYTES = {"parameters", "gradients", "activations", "temporary", "peak", "bytes", "memory_peak"}
+SHARES = {
+    "exposed_communication_fraction",
+    "share",
+    "mfu",
+    "hfu",
+    "mean_utilisation",
+    "max_utilisation",
+    "utilisation",
+    "bubble_fraction",
+}
 
 
 def kind_of(name: str) -> str:
@@ -184,7 +194,7 @@ def column_unit(table: str, column: str) -> str:
         return "error"
     if column == "capacity":
         return "B/s" if table == "links" else "B"
-    if table == "memory" and column not in ("stage", "chunk", "in_flight", "fits"):
+    if table == "memory" and column not in ("stage", "chunk", "layers", "in_flight", "fits"):
         return "B"
     if column in SECONDS:
         return "s"

@@ -123,7 +123,7 @@ def stages(rows: Sequence[Row]) -> Figure:
                 "x": x,
                 "y": seconds,
                 "marker": {"color": palette[key]},
-                "customdata": [[format_seconds(s, 3), text] for s, text in zip(seconds, layers, strict=True)],
+                "customdata": [[format_seconds(s, 3), t] for s, t in zip(seconds, layers, strict=True)],
                 "hovertemplate": f"{escape(label(key))}: %{{customdata[0]}}<br>"
                 "stage %{x}, %{customdata[1]}<extra></extra>",
             }
@@ -196,7 +196,7 @@ def links(rows: Sequence[Row]) -> Figure:
     return {"data": data, "layout": layout}
 
 
-_MEMORY_PARTS = ("parameters", "gradients", "optimizer", "activations", "temporary", "other")
+_MEMORY_PARTS = ("parameters", "gradients", "optimizer", "activations", "temporary", "allocator")
 
 
 def memory(rows: Sequence[Row]) -> Figure:
@@ -257,12 +257,11 @@ def sweep(rows: Sequence[Row]) -> Figure:
     x = [str(row["virtual"]) for row in rows]
     fits = [bool(row.get("fits", True)) for row in rows]
     seconds = [float(row["step_time"]) if row.get("step_time") is not None else None for row in rows]
-    notes = [
-        f"MFU {percent(float(row['mfu']))}, {float(row['tflops']):.4g} TFLOP/s"
-        if row.get("mfu") is not None and row.get("tflops") is not None
-        else ""
-        for row in rows
-    ]
+    notes = []
+    for row in rows:
+        rate = row.get("tflops_per_accelerator", row.get("tflops"))
+        known = row.get("mfu") is not None and rate is not None
+        notes.append(f"MFU {percent(float(row['mfu']))}, {float(rate or 0):.4g} TFLOP/s" if known else "")
     data = [
         {
             "type": "bar",

@@ -1,7 +1,7 @@
 """The result as one HTML page that needs nothing else: styles, charts and plotly.js are inside.
 
-Names on the page come from users. The template escapes everything, chart data travel as JSON in a block that is
-not executed, and a content security policy allows only the page's own scripts (by hash) and no address at all.
+Names on the page come from users. The template escapes everything, chart data travel as JSON in a block that
+is not executed, and a content security policy allows only the page's own scripts (by hash) and no address.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def timeline(frame: pl.DataFrame) -> tuple[Figure, str]:
         "xaxis": {
             "title": {"text": "seconds"},
             "zeroline": False,
-            "range": [0, float(frame["end"].max() or 1.0)],
+            "range": [0, _span(frame)],
         },
         "yaxis": {
             "tickmode": "array",
@@ -117,7 +117,7 @@ def _coarsened(frame: pl.DataFrame) -> pl.DataFrame:
     """Join neighbours of one kind on one lane until at most `MAX_BARS` are left."""
     if frame.height <= MAX_BARS:
         return frame
-    span = float(frame["end"].max() or 1.0)  # type: ignore[arg-type]
+    span = _span(frame)
     for bins in (4000, 1500, 500, 150, 50):
         gap = span / bins
         lanes = frame.sort("actor", "stream", "start").with_columns(
@@ -158,6 +158,11 @@ def _coarsened(frame: pl.DataFrame) -> pl.DataFrame:
         if joined.height <= MAX_BARS:
             break
     return joined.sort("start").head(4 * MAX_BARS)
+
+
+def _span(frame: pl.DataFrame) -> float:
+    """When the last interval ends; 1 for an empty chart."""
+    return max(frame["end"].to_list(), default=1.0)
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:

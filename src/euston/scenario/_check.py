@@ -11,7 +11,7 @@ from euston.scenario._base import Section
 from euston.scenario._problems import undotted
 from euston.scenario.jobs import TrainingSection
 from euston.scenario.model import Scenario
-from euston.scenario.sites import FABRIC_KINDS
+from euston.scenario.sites import FABRIC_KINDS, SiteSection
 
 
 def problems(scenario: Scenario) -> list[str]:
@@ -23,7 +23,9 @@ def problems(scenario: Scenario) -> list[str]:
 
 
 def _names(scenario: Scenario) -> Iterator[str]:
-    for key, sections in (("sites", scenario.sites), ("jobs", scenario.jobs)):
+    groups: list[tuple[str, Sequence[SiteSection | TrainingSection]]]
+    groups = [("sites", scenario.sites), ("jobs", scenario.jobs)]
+    for key, sections in groups:
         seen: dict[str, int] = {}
         for index, section in enumerate(sections):
             if section.name in seen:

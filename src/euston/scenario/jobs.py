@@ -32,20 +32,20 @@ QUANTITIES: dict[str, str] = {
 class ShapeSection(Section):
     """A dense decoder written out; `hf_config` or a catalogue name are the other ways to say a model."""
 
-    name: Text = Field("custom", description="What reports call it.")
+    name: Text = Field(default="custom", description="What reports call it.")
     layers: Count
     hidden: Count
     heads: Count
-    kv_heads: Count | None = Field(None, description="As many as heads unless said.")
-    head_dim: Count | None = Field(None, description="hidden / heads unless said.")
+    kv_heads: Count | None = Field(default=None, description="As many as heads unless said.")
+    head_dim: Count | None = Field(default=None, description="hidden / heads unless said.")
     ffn: Count
     vocab: Count
-    gated: Flag = Field(True, description="SwiGLU (three matrices) rather than GELU (two).")
+    gated: Flag = Field(default=True, description="SwiGLU (three matrices) rather than GELU (two).")
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     positions: Literal["rotary", "learned"] = "rotary"
-    max_positions: Count | None = Field(None, description="Rows of the table of learned positions.")
+    max_positions: Count | None = Field(default=None, description="Rows of the table of learned positions.")
     biases: Flag = False
-    tied: Flag = Field(False, description="Input and output embedding are one matrix.")
+    tied: Flag = Field(default=False, description="Input and output embedding are one matrix.")
     qk_norm: Flag = False
 
 
@@ -80,17 +80,17 @@ class ParallelSection(Section):
         "sp": "sequence",
     }
 
-    tensor: Count = Field(1, description="Ranks that split every matrix.")
-    sequence: Flag = Field(False, description="Sequence parallelism beside tensor parallelism.")
-    context: Count = Field(1, description="Ranks that split the sequence.")
-    pipeline: Count = Field(1, description="Stages of the pipeline.")
-    virtual: Count = Field(1, description="Model chunks per stage (interleaved schedule).")
-    data: Count = Field(1, description="Replicas.")
-    expert: Count = Field(1, description="Ranks that split the experts.")
+    tensor: Count = Field(default=1, description="Ranks that split every matrix.")
+    sequence: Flag = Field(default=False, description="Sequence parallelism beside tensor parallelism.")
+    context: Count = Field(default=1, description="Ranks that split the sequence.")
+    pipeline: Count = Field(default=1, description="Stages of the pipeline.")
+    virtual: Count = Field(default=1, description="Model chunks per stage (interleaved schedule).")
+    data: Count = Field(default=1, description="Replicas.")
+    expert: Count = Field(default=1, description="Ranks that split the experts.")
     sharding: Literal["none", "zero1", "zero2", "zero3"] = Field(
-        "none", description="What replicas shard: optimiser states, gradients too, parameters too."
+        default="none", description="What replicas shard: optimiser states, gradients too, parameters too."
     )
-    order: Text = Field("tp-cp-ep-dp-pp", description="Rank order, fastest varying first.")
+    order: Text = Field(default="tp-cp-ep-dp-pp", description="Rank order, fastest varying first.")
 
     @property
     def world(self) -> int:
@@ -104,17 +104,17 @@ class BatchSection(Section):
     global_batch: Count = Field(
         alias="global", description="Sequences of one optimiser step, over all replicas."
     )
-    micro: Count = Field(1, description="Sequences of one pass through the pipeline.")
+    micro: Count = Field(default=1, description="Sequences of one pass through the pipeline.")
     sequence: Count = Field(description="Tokens of a sequence.")
 
 
 class PlacementSection(Section):
     """Where the job's ranks sit; left out, the first hosts of the site that no earlier job has."""
 
-    site: Text | None = Field(None, description="Name of a site; the first unless said.")
-    first_host: Whole | None = Field(None, description="First of a run of hosts.")
+    site: Text | None = Field(default=None, description="Name of a site; the first unless said.")
+    first_host: Whole | None = Field(default=None, description="First of a run of hosts.")
     hosts: tuple[Whole, ...] | None = Field(
-        None, min_length=1, description="Hosts one by one, in rank order."
+        default=None, min_length=1, description="Hosts one by one, in rank order."
     )
 
     @model_validator(mode="after")
@@ -169,7 +169,7 @@ class AssumptionSection(Section):
     field: Text = Field(description="Key within the job, e.g. batch.micro.")
     why: Text = Field(description="Why this value.")
     alternatives: tuple[Count, ...] = Field(
-        (), description="Other values to run and show beside it; of parallel.virtual in this version."
+        default=(), description="Other values to run and show beside it; of parallel.virtual in this version."
     )
 
 
@@ -183,20 +183,23 @@ class TrainingSection(Section):
     batch: BatchSection
     precision: Literal["bf16", "fp16", "fp8"] = "bf16"
     schedule: Literal["1f1b", "interleaved", "gpipe"] | None = Field(
-        None, description="Order of the passes; 1f1b with one chunk per stage, else interleaved, unless said."
+        default=None,
+        description="Order of the passes; 1f1b with one chunk per stage, else interleaved, unless said.",
     )
     recompute: Literal["none", "selective", "full"] = "none"
-    reshard_after_forward: Flag = Field(True, description="ZeRO-3: drop gathered parameters after each use.")
+    reshard_after_forward: Flag = Field(
+        default=True, description="ZeRO-3: drop gathered parameters after each use."
+    )
     software: Text | None = Field(
-        None, description="A profile of the catalogue; `euston catalog list software`."
+        default=None, description="A profile of the catalogue; `euston catalog list software`."
     )
     overrides: dict[str, Any] = Field(default_factory=dict, description="Software settings of one's own.")
     placement: PlacementSection = Field(default_factory=PlacementSection)
     stages: tuple[Whole, ...] | None = Field(
-        None, min_length=1, description="Layers of every virtual stage in the model's order."
+        default=None, min_length=1, description="Layers of every virtual stage in the model's order."
     )
-    reference: tuple[ReferenceSection, ...] = Field((), description="Published figures.")
-    assumptions: tuple[AssumptionSection, ...] = Field((), description="Settings that are guesses.")
+    reference: tuple[ReferenceSection, ...] = Field(default=(), description="Published figures.")
+    assumptions: tuple[AssumptionSection, ...] = Field(default=(), description="Settings that are guesses.")
 
     @property
     def resolved_schedule(self) -> Literal["1f1b", "interleaved", "gpipe"]:

@@ -23,9 +23,9 @@ def _short_form(value: Any) -> Any:
 class BalancingSection(Section):
     """How flows choose among equal paths: ``spray``, or ``{kind: ecmp, qps: 4}``."""
 
-    kind: Text = Field("spray", description="spray or ecmp.")
-    qps: Count = Field(1, description="ecmp: queue pairs of a flow, each hashed on its own.")
-    seed: Whole | None = Field(None, description="ecmp: salt of the hash; run.seed unless said.")
+    kind: Text = Field(default="spray", description="spray or ecmp.")
+    qps: Count = Field(default=1, description="ecmp: queue pairs of a flow, each hashed on its own.")
+    seed: Whole | None = Field(default=None, description="ecmp: salt of the hash; run.seed unless said.")
 
     @model_validator(mode="after")
     def _known(self) -> BalancingSection:
@@ -38,22 +38,23 @@ class PoliciesSection(Section):
     """Policies of the network."""
 
     balancing: Annotated[BalancingSection, BeforeValidator(_short_form)] = Field(
-        default_factory=BalancingSection, description="spray, ecmp, or {kind: ecmp, qps: 4, seed: 0}."
+        default_factory=BalancingSection,
+        description="spray, ecmp, or {kind: ecmp, qps: 4, seed: 0}.",
     )
 
 
 class FaultSection(Section):
     """A slow or failed link, or a slow host."""
 
-    site: Text | None = Field(None, description="Name of a site; the first unless said.")
-    link: Text | None = Field(None, description="Name of a link, e.g. nic_up/h3/n0.")
+    site: Text | None = Field(default=None, description="Name of a site; the first unless said.")
+    link: Text | None = Field(default=None, description="Name of a link, e.g. nic_up/h3/n0.")
     factor: Number | None = Field(
-        None, ge=0, le=1, description="Share of the link's capacity left; 0 is failed."
+        default=None, ge=0, le=1, description="Share of the link's capacity left; 0 is failed."
     )
-    host: Whole | None = Field(None, description="Number of a host.")
-    speed: Number | None = Field(None, gt=0, description="Speed of its accelerators, 1 as usual.")
-    at: Duration = Field(0.0, description="When it begins.")
-    until: Duration | None = Field(None, description="When it ends; never unless said.")
+    host: Whole | None = Field(default=None, description="Number of a host.")
+    speed: Number | None = Field(default=None, gt=0, description="Speed of its accelerators, 1 as usual.")
+    at: Duration = Field(default=0.0, description="When it begins.")
+    until: Duration | None = Field(default=None, description="When it ends; never unless said.")
 
     @model_validator(mode="after")
     def _one_thing(self) -> FaultSection:
@@ -72,15 +73,18 @@ class RunSection(Section):
     """How to find the truth: fidelity, seed, length."""
 
     compute: Literal["analytic", "des"] = Field(
-        "des", description="Closed form, or a schedule executed in time."
+        default="des", description="Closed form, or a schedule executed in time."
     )
     network: Literal["none", "fluid", "packet", "emulate"] = Field(
-        "fluid", description="No contention, fluid flows, packets, or Linux network namespaces."
+        default="fluid", description="No contention, fluid flows, packets, or Linux network namespaces."
     )
-    folding: Flag = Field(True, description="Treat equal replicas as one; changes speed, never results.")
-    seed: Whole = Field(0, description="Seed of everything random.")
+    folding: Flag = Field(
+        default=True, description="Treat equal replicas as one; changes speed, never results."
+    )
+    seed: Whole = Field(default=0, description="Seed of everything random.")
     memory: Literal["refuse", "report"] = Field(
-        "refuse", description="A job that does not fit its accelerators: refuse it, or run it and report that."
+        default="refuse",
+        description="A job that does not fit its accelerators: refuse it, or run it and report that.",
     )
 
 
@@ -93,13 +97,12 @@ class Scenario(Section):
     Raises
     ------
     pydantic.ValidationError
-        From Python, for a value that does not fit its key. `load` and `loads` raise `ScenarioError` with
-        file, line and column instead.
+        From Python, for a value that does not fit its key; `load` and `loads` raise `ScenarioError`.
     """
 
-    version: Literal[1] = Field(1, description="Version of the format: 1.")
-    name: Text = Field("scenario", description="A short name, used in reports.")
-    title: Text | None = Field(None, description="A line for people.")
+    version: Literal[1] = Field(default=1, description="Version of the format: 1.")
+    name: Text = Field(default="scenario", description="A short name, used in reports.")
+    title: Text | None = Field(default=None, description="A line for people.")
     sites: tuple[SiteSection, ...] = Field(min_length=1)
     jobs: tuple[TrainingSection, ...] = Field(min_length=1)
     policies: PoliciesSection = Field(default_factory=PoliciesSection)

@@ -46,7 +46,7 @@ def attribute(run: Execution, streams: NDArray[np.int64], step_time: float) -> N
         ok = active & (cause >= 0)
         ok[ok] = moving[cause[ok]]
         out_of_reach = active & ~ok
-        np.add.at(out, (line[out_of_reach], _BUBBLE), (until - low)[out_of_reach])
+        np.add.at(out[:, _BUBBLE], line[out_of_reach], (until - low)[out_of_reach])
         if not ok.any():
             break
         since = np.maximum(run.start[cause[ok]], low[ok])

@@ -93,17 +93,17 @@ class Conditions:
             for link, capacity in changes[time]:
                 now[link] = capacity
             after = fabric.row_capacity(now, low.split)
-            for row in np.flatnonzero(after != before):
-                events.append(CapacityEvent(time, int(row), float(after[row])))
+            changed = np.flatnonzero(after != before)
+            events += [CapacityEvent(time, int(row), float(after[row])) for row in changed]
             before = after
         label = low.capacity.copy()
         series: dict[int, list[tuple[float, float]]] = {}
         for e in events:
             series.setdefault(e.row, []).append((e.time, e.capacity))
         kinds: dict[tuple[float, tuple[tuple[float, float], ...]], int] = {}
-        for row, steps in series.items():
-            key = (float(low.capacity[row]), tuple(steps))
-            label[row] = -1.0 - kinds.setdefault(key, len(kinds))
+        for number, steps in series.items():
+            key = (float(low.capacity[number]), tuple(steps))
+            label[number] = -1.0 - kinds.setdefault(key, len(kinds))
         return events, label
 
     def owner_labels(self, site: Site, places: Sequence[Grid]) -> NDArray[np.int64]:

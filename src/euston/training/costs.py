@@ -10,12 +10,14 @@ from euston.collectives import ring_bytes
 from euston.devices import GPU, Price
 from euston.devices.interconnect import scale_up_collective
 from euston.models import Operator
+from euston.models.operator import Part
 from euston.training.job import TrainingJob
 from euston.training.skew import SPEED_SPREAD, slowest
 from euston.training.stages import Stages
 
 __all__ = ["ChunkCost", "Costs", "TensorCollective", "costs"]
 
+PARTS: tuple[Part, ...] = ("layer", "embedding", "head")
 _ELEMENT = {"bf16": 2, "fp16": 2, "fp8": 2}  # activations cross the wire in 16 bit
 
 
@@ -115,19 +117,18 @@ def _counts(job: TrainingJob) -> tuple[float, float, float]:
     """Collectives per layer: (forward, backward on the path, backward beside the weight gradients)."""
     if job.parallel.tensor == 1:
         return 0.0, 0.0, 0.0
-    hidden_allowed = job.software.tensor_backward_overlap
+    # An input gradient's collective runs beside the weight gradient where the software does that.
+    scatter = 2.0
     if job.parallel.sequence:
-        # forward: gather before and scatter after each of attention and MLP. Backward: the gather of a
-        # row-parallel output's gradient is on the path, the scatter of an input gradient runs beside the
-        # weight gradient, the saved inputs are gathered again beside the input gradient.
-        forward, on_path, beside = 4.0, 2.0, 4.0
+        # Forward: gather before and scatter after each of attention and MLP. Backward: gather of a row-parallel
+        # output's gradient on the path; the saved inputs are gathered again beside the input gradients.
+        forward, on_path, beside = 4.0, 2.0, 2.0
     else:
-        forward, on_path, beside = 2.0, 0.0, 2.0
-    if not hidden_allowed:
-        on_path, beside = (
-            on_path + (2.0 if job.parallel.sequence else beside),
-            2.0 if job.parallel.sequence else 0.0,
-        )
+        forward, on_path, beside = 2.0, 0.0, 0.0
+    if job.software.tensor_backward_overlap:
+        beside += scatter
+    else:
+        on_path += scatter
     again = forward if job.recompute == "full" else 0.0
     return forward, on_path + again, beside
 
@@ -139,24 +140,25 @@ def costs(job: TrainingJob, stages: Stages, device: GPU, *, speed_spread: float 
     """
     p = job.parallel
     model = job.model
-    flash = job.software.attention != "unfused"
-    common = {
-        "tensor_parallel": p.tensor,
-        "sequence_parallel": p.sequence,
-        "precision": job.precision,
-        "attention": "flash" if flash else "unfused",
-        "grad_accumulation": job.software.grad_accumulation,
-        "dropout": job.software.dropout,
-    }
-    priced: dict[str, list[tuple[Operator, Price]]] = {}
-    for part in ("layer", "embedding", "head"):
-        recompute = job.recompute if part == "layer" else "none"
-        ops = model.operators(job.tokens, job.sequence, part=part, recompute=recompute, **common)
+    priced: dict[Part, list[tuple[Operator, Price]]] = {}
+    for part in PARTS:
+        ops = model.operators(
+            job.tokens,
+            job.sequence,
+            part=part,
+            tensor_parallel=p.tensor,
+            sequence_parallel=p.sequence,
+            precision=job.precision,
+            attention="unfused" if job.software.attention == "unfused" else "flash",
+            recompute=job.recompute if part == "layer" else "none",
+            grad_accumulation=job.software.grad_accumulation,
+            dropout=job.software.dropout,
+        )
         priced[part] = list(zip(ops, device.price_many(ops), strict=True))
 
     pace = slowest(p.world, speed_spread)
 
-    def seconds(part: str, *phases: str) -> float:
+    def seconds(part: Part, *phases: str) -> float:
         return sum(
             price.seconds * (pace if op.kind != "memory" else 1.0)
             for op, price in priced[part]
@@ -171,7 +173,7 @@ def costs(job: TrainingJob, stages: Stages, device: GPU, *, speed_spread: float 
     energy = executed = 0.0
     m = job.micro_batches
 
-    def book(part: str, times: float) -> None:
+    def book(part: Part, times: float) -> None:
         nonlocal energy, executed
         for op, price in priced[part]:
             row = table.setdefault((op.name, op.phase, price.provenance), [0.0, 0.0])
@@ -185,19 +187,19 @@ def costs(job: TrainingJob, stages: Stages, device: GPU, *, speed_spread: float 
         for c in range(stages.virtual):
             n = stages.layers[s][c]
             first, last = stages.has_embedding(s, c), stages.has_head(s, c)
-            ends = (["embedding"] if first else []) + (["head"] if last else [])
+            ends: list[Part] = [part for part, here in (("embedding", first), ("head", last)) if here]
             on_end = float(p.tensor > 1) * len(ends)
             parameters = n * model.rank_parameters("layer", p.tensor)
             parameters += sum(model.rank_parameters(end, p.tensor) for end in ends)
-            recompute = n * seconds("layer", "recompute")
+            again = n * seconds("layer", "recompute")
             row.append(
                 ChunkCost(
                     layers=n,
                     forward=n * seconds("layer", "forward") + sum(seconds(e, "forward") for e in ends),
                     backward=n * seconds("layer", "backward")
-                    + recompute
+                    + again
                     + sum(seconds(e, "backward") for e in ends),
-                    recompute=recompute,
+                    recompute=again,
                     tensor_forward=n * forward_count + on_end,
                     tensor_backward=n * backward_count + on_end,
                     tensor_hidden=n * beside_count,

@@ -158,7 +158,10 @@ def _timeline(iteration: Iteration, part: JobRun) -> pl.DataFrame:
     where = where[program.kind[where] != Kind.JOIN]
     stream = program.stream[where]
     prefix = f"{part.job.name} replica {part.representative[0]} "
-    names = [program.streams[s].removeprefix(prefix) if s >= 0 else "all step" for s in range(-1, len(program.streams))]
+    names = [
+        program.streams[s].removeprefix(prefix) if s >= 0 else "all step"
+        for s in range(-1, len(program.streams))
+    ]
     label = [names[s + 1] for s in stream]
     kind = np.array(program.labels, dtype=object)[program.label[where]]
     table = iteration.table
@@ -209,8 +212,20 @@ def assumptions(job: TrainingJob, site: Site) -> list[dict[str, Any]]:
         ]  # fmt: skip
     note("network.scale_out_efficiency", SCALE_OUT_EFFICIENCY, "bus bandwidth over NIC bandwidth at large messages",
          "stas00/ml-engineering network README", "default")  # fmt: skip
-    note("network.step_latency", f"{SCALE_OUT_STEP_LATENCY * 1e6:g} us", "one ring step over the network", "NCCL tuning.cc", "default")
-    note("network.p2p_latency", f"{P2P_LATENCY * 1e6:g} us", "send and receive between stages", "NCCL tuning.cc", "default")
+    note(
+        "network.step_latency",
+        f"{SCALE_OUT_STEP_LATENCY * 1e6:g} us",
+        "one ring step over the network",
+        "NCCL tuning.cc",
+        "default",
+    )
+    note(
+        "network.p2p_latency",
+        f"{P2P_LATENCY * 1e6:g} us",
+        "send and receive between stages",
+        "NCCL tuning.cc",
+        "default",
+    )
     low, high = SPEED_SPREAD_RANGE
     note("speed_spread", f"{SPEED_SPREAD:.1%} [{low:.1%} .. {high:.1%}]", "equal accelerators differ in sustained clock; "
          f"{job.parallel.world:,} in step are {slowest(job.parallel.world) - 1:.1%} slower than the median one",

@@ -60,7 +60,9 @@ def channel_rings(
     return rings.reshape(-1), np.roll(rings, -1, axis=1).reshape(-1), g
 
 
-def routes(places: Grid, domain_of: NDArray[np.int32], *, first_owner: int, first_role: int) -> tuple[Transfers, int]:
+def routes(
+    places: Grid, domain_of: NDArray[np.int32], *, first_owner: int, first_role: int
+) -> tuple[Transfers, int]:
     """Unit transfers of a job and the number of rings its gradients use.
 
     Parameters
@@ -90,7 +92,12 @@ def routes(places: Grid, domain_of: NDArray[np.int32], *, first_owner: int, firs
     ):
         parts.append(
             Transfers.uniform(
-                rows, destination.reshape(d * p, t), 1.0, kind=kind, owner=owner, role=first_role + slot(0) + stage
+                rows,
+                destination.reshape(d * p, t),
+                1.0,
+                kind=kind,
+                owner=owner,
+                role=first_role + slot(0) + stage,
             )
         )
     rings = 1

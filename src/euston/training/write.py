@@ -35,12 +35,15 @@ class Slots:
     virtual: int
 
     def tensor(self, stage: int) -> int:
+        """A stage's tensor-parallel collective."""
         return stage
 
     def forward(self, stage: int) -> int:
+        """Activations to the next stage."""
         return self.pipeline + stage
 
     def backward(self, stage: int) -> int:
+        """Gradients to the stage before."""
         return 2 * self.pipeline + stage
 
     @property
@@ -49,13 +52,16 @@ class Slots:
         return 3 * self.pipeline
 
     def gather(self, stage: int, chunk: int) -> int:
+        """Parameters of a chunk, all-gathered."""
         return self.own + stage * self.virtual + chunk
 
     def scatter(self, stage: int, chunk: int) -> int:
+        """Gradients of a chunk, reduced."""
         return self.own + (self.pipeline + stage) * self.virtual + chunk
 
     @property
     def total(self) -> int:
+        """How many numbers there are."""
         return self.own + 2 * self.pipeline * self.virtual
 
 
@@ -101,7 +107,7 @@ class _Writer:
         self.sharding = job.parallel.sharding
         self.replicated = job.parallel.data > 1
         self.gather_each_pass = self.replicated and self.sharding == "zero3" and job.reshard_after_forward
-        # Units: pieces of a chunk that are gathered and run one after the other. ZeRO-3 gathers layer by layer.
+        # Units: pieces of a chunk, gathered and run one after the other. ZeRO-3 gathers layer by layer.
         self.units = [
             [max(1, stages.layers[s][c]) if self.gather_each_pass else 1 for c in range(self.v)]
             for s in stage
@@ -210,7 +216,11 @@ class _Writer:
                 steps = orders[s]
                 while at[s] < len(steps.is_backward):
                     i = at[s]
-                    backward, c, mb = bool(steps.is_backward[i]), int(steps.chunk[i]), int(steps.micro_batch[i])
+                    backward, c, mb = (
+                        bool(steps.is_backward[i]),
+                        int(steps.chunk[i]),
+                        int(steps.micro_batch[i]),
+                    )
                     first = (c == v - 1 and s == p - 1) if backward else (c == 0 and s == 0)
                     key = (backward, s, c, mb)
                     if not first and key not in arrived:
@@ -236,7 +246,7 @@ class _Writer:
             assert moved, "the schedule deadlocks"
 
     def _reduce(self) -> list[int]:
-        """Gradient reduction of every chunk after its last backward; returns what the step's end waits for."""
+        """Reduce every chunk's gradients after its last backward; returns what the step's end waits for."""
         p, v = self.p, self.v
         if not self.replicated:
             return [self.last_backward[s, c] for s in range(p) for c in range(v)]

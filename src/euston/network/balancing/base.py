@@ -41,7 +41,9 @@ class Spread:
 class Balancing(Protocol):
     """A load-balancing policy."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Its name in scenario files."""
 
     def spread(
         self,
