@@ -365,6 +365,8 @@ def exact_text(value: float, dimension: str) -> str:
     """Text that `parse` turns back into exactly `value`: the short form where exact, else all digits."""
     if dimension in _FORMAT and parse(short := _FORMAT[dimension](value), dimension) == value:
         return short
+    if dimension == "data" and value % 2**20 == 0:
+        return f"{value / 2**20:.0f} MiB"
     return f"{value!r} {DIMENSIONS[dimension].base}"
 
 
