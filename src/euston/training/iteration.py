@@ -102,9 +102,9 @@ def run_iteration(
     parts, rings, first_owner, first_role = [], [], 0, 0
     owners = []
     for g, (job, _) in zip(places, jobs, strict=True):
-        unit, n = routes(g, domain, first_owner=first_owner, first_role=first_role)
+        unit, *n = routes(g, domain, first_owner=first_owner, first_role=first_role)
         parts.append(unit)
-        rings.append(n)
+        rings.append((n[0], n[1]))  # of gradients, of tensor-parallel collectives
         owners.append(first_owner)
         first_owner += g.replicas
         first_role += 4 * g.stages
@@ -212,7 +212,7 @@ def _table(
     places: Grid,
     representative: NDArray[np.int64],
     first: int,
-    rings: int,
+    rings: tuple[int, int],
     best: NDArray[np.float64],
     column_of: NDArray[np.int64],
     offset: int,
@@ -231,8 +231,9 @@ def _table(
             inside = (domain[places.endpoint] == domain[places.endpoint[:, :, :1]]).all()
             alone = best[mine.ravel()]
             rate.append(np.minimum(alone / RING_EFFICIENCY, cost.collective.rate) if inside else alone)
-            size.append(np.full(k * p, cost.collective.wire_bytes))
-            latency.append(np.full(k * p, cost.collective.latency))
+            size.append(np.full(k * p, cost.collective.wire_bytes / rings[1]))
+            hops = 0.0 if inside else _hops(job, places, domain)
+            latency.append(np.full(k * p, cost.collective.latency + hops))
         else:
             rate.append(best[mine.ravel()])
             size.append(np.full(k * p, cost.pipeline_bytes if kind else 0.0))
@@ -246,7 +247,7 @@ def _table(
         for s in range(p):
             for c in range(v):
                 route.append(data[s : s + 1])
-                buffer = element * cost.chunks[s][c].parameters / rings
+                buffer = element * cost.chunks[s][c].parameters / rings[0]
                 size.append(np.array([ring_bytes(collective, d, buffer)]))
                 rate.append(best[data[s : s + 1]])
                 latency.append(np.array([steps * SCALE_OUT_STEP_LATENCY]))
@@ -267,6 +268,14 @@ def _table(
     shared = 3 * k * p + np.arange(2 * p * v)
     transfer_of = np.concatenate((own.reshape(k, 3 * p), np.broadcast_to(shared, (k, shared.size))), axis=1)
     return table, (transfer_of + offset).astype(np.int32)
+
+
+def _hops(job: TrainingJob, places: Grid, domain: NDArray[np.int32]) -> float:
+    """Seconds that a tensor-parallel collective's steps between scale-up domains add."""
+    groups = domain[places.endpoint].reshape(-1, places.endpoint.shape[2])
+    spanned = max(np.unique(group).size for group in groups)
+    kind = "all_gather" if job.parallel.sequence else "all_reduce"
+    return ring_steps(kind, spanned) * SCALE_OUT_STEP_LATENCY
 
 
 def _join_tables(tables: Sequence[TransferTable], columns: Columns) -> TransferTable:

@@ -62,8 +62,8 @@ def channel_rings(
 
 def routes(
     places: Grid, domain_of: NDArray[np.int32], *, first_owner: int, first_role: int
-) -> tuple[Transfers, int]:
-    """Unit transfers of a job and the number of rings its gradients use.
+) -> tuple[Transfers, int, int]:
+    """Unit transfers of a job, and how many rings its gradients and its tensor collectives use.
 
     Parameters
     ----------
@@ -84,9 +84,10 @@ def routes(
     owner = np.repeat(np.arange(d, dtype=np.int32), p) + first_owner
     stage = np.tile(np.arange(p), d)
     rows = e.reshape(d * p, t)
-    parts = []
+    src, dst, tensor_rings = _tensor_rings(rows, domain_of)
+    role = first_role + slots.tensor(0) + stage
+    parts = [Transfers.uniform(src, dst, 1.0, kind="tensor", owner=owner, role=role)]
     for kind, destination, slot in (
-        ("tensor", np.roll(e, -1, axis=2), slots.tensor),
         ("pipeline", np.roll(e, -1, axis=1), slots.forward),
         ("pipeline", np.roll(e, 1, axis=1), slots.backward),
     ):
@@ -108,4 +109,20 @@ def routes(
         parts.append(
             Transfers.uniform(src[None], dst[None], 1.0, kind="data", role=first_role + slots.own + s)
         )
-    return Transfers.concatenate(parts), rings
+    return Transfers.concatenate(parts), rings, tensor_rings
+
+
+def _tensor_rings(
+    groups: NDArray[np.int32], domain_of: NDArray[np.int32]
+) -> tuple[NDArray[np.int32], NDArray[np.int32], int]:
+    """Ring edges of every tensor-parallel group, int32[groups, edges] twice, and the rings per group.
+
+    A group inside one scale-up domain is one ring in rank order. A group that spans hosts uses all their
+    NICs, see `channel_rings`; if groups differ in how they span them, each is one ring.
+    """
+    domain = domain_of[groups]
+    if not (domain == domain[:, :1]).all():
+        edges = [channel_rings(group, where) for group, where in zip(groups, domain, strict=True)]
+        if len({n for _, _, n in edges}) == 1:
+            return np.stack([src for src, _, _ in edges]), np.stack([dst for _, dst, _ in edges]), edges[0][2]
+    return groups, np.roll(groups, -1, axis=1), 1
