@@ -1,4 +1,4 @@
-"""Transfers and their lowering, against every shortest path of the fabric written out link by link (networkx)."""
+"""Transfers and their lowering, against all shortest paths of the fabric, link by link (networkx)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ FABRICS = {
 }  # fmt: skip
 
 
-def sprayed_links(fabric: Fabric, src: int, dst: int, alive: NDArray[np.bool_] | None = None) -> dict[int, float]:
+def sprayed_links(
+    fabric: Fabric, src: int, dst: int, alive: NDArray[np.bool_] | None = None
+) -> dict[int, float]:
     """Fractions on links, by listing all shortest paths in networkx: 1/n on each of n."""
     inside = src // fabric.accelerators_per_host == dst // fabric.accelerators_per_host
     graph = nx.DiGraph()
@@ -119,14 +121,18 @@ def rates(lowered: Lowered, columns: Columns) -> NDArray[np.float64]:
 
 
 def test_a_coupled_ring_takes_one_of_each_of_its_links() -> None:
-    """A ring over the first GPU of hosts 0-3 (two leaves): 1 on its NICs, 1/4 on each of 4 uplinks it crosses."""
+    """A ring over the first GPUs of 4 hosts on 4 leaves: 1 on its NICs, 1/4 on each of a leaf's 4 uplinks."""
     fabric = two_tiers()
     ranks = np.array([0, 4, 8, 12])
     lowered = lower(Transfers.of([Transfer(ranks, np.roll(ranks, -1), 6.0)]), fabric, Spray())
     assert lowered.ptr.tolist() == [0, 1]
     assert lowered.size.tolist() == [6.0]
     load = on_links(fabric, lowered, np.ones(1))
-    for kind, each, total in ((LinkKind.NIC_UP, 1.0, 4.0), (LinkKind.NIC_DOWN, 1.0, 4.0), (LinkKind.TOR_UP, 0.25, 4.0)):
+    for kind, each, total in (
+        (LinkKind.NIC_UP, 1.0, 4.0),
+        (LinkKind.NIC_DOWN, 1.0, 4.0),
+        (LinkKind.TOR_UP, 0.25, 4.0),
+    ):
         used = load[fabric.kind == kind]
         assert set(used[used > 0].tolist()) == {each}
         assert used.sum() == total
@@ -148,7 +154,9 @@ def test_a_ring_inside_hosts_uses_the_scale_up_network_and_crosses_out_once_per_
 def test_uncoupled_members_have_a_column_each() -> None:
     """Incast of 6 into one NIC: C/6 each; every member is a flow of its own size."""
     fabric = two_tiers()
-    transfers = Transfers.of([Transfer(np.arange(2, 14, 2), np.zeros(6, int), np.arange(1.0, 7.0), coupled=False)])
+    transfers = Transfers.of(
+        [Transfer(np.arange(2, 14, 2), np.zeros(6, int), np.arange(1.0, 7.0), coupled=False)]
+    )
     lowered = lower(transfers, fabric, Spray())
     assert lowered.ptr.tolist() == [0, 6]
     assert lowered.size.tolist() == [1, 2, 3, 4, 5, 6]
@@ -177,7 +185,9 @@ def test_a_balanced_all_to_all_is_held_by_its_nics() -> None:
 
 def test_zero_bytes_and_members_to_themselves() -> None:
     fabric = two_tiers()
-    transfers = Transfers.of([Transfer([0, 4], [4, 0], 0.0), Transfer([3], [3], 7.0), Transfer([0], [4], 1.0)])
+    transfers = Transfers.of(
+        [Transfer([0, 4], [4, 0], 0.0), Transfer([3], [3], 7.0), Transfer([0], [4], 1.0)]
+    )
     lowered = lower(transfers, fabric, Spray())
     assert lowered.size.tolist() == [0.0, 7.0, 1.0]
     assert np.diff(lowered.columns.ptr)[1] == 0
@@ -199,7 +209,9 @@ def test_sprayed_loads_and_rates_equal_the_written_out_system(name: str) -> None
 
 
 @settings(max_examples=60)
-@given(st.sampled_from(list(FABRICS)), st.integers(0, 2**32 - 1), st.sampled_from(["spray", "adaptive", "ecmp"]))
+@given(
+    st.sampled_from(list(FABRICS)), st.integers(0, 2**32 - 1), st.sampled_from(["spray", "adaptive", "ecmp"])
+)
 def test_pruned_rows_are_never_the_bottleneck(name: str, seed: int, policy: str) -> None:
     """`binding` and `columns` give equal rates, whole, with slow links and with dead ones."""
     fabric = FABRICS[name]
@@ -224,7 +236,9 @@ def test_pruning_leaves_out_what_it_can_and_keeps_what_binds() -> None:
     """1:1 uplinks can not bind, 2:1 uplinks can."""
     for fabric, kept in ((two_tiers(1.0), False), (two_tiers(2.0), True)):
         lowered = lower(Transfers.of([Transfer([0, 4], [8, 12], 1.0)]), fabric, Spray())
-        uplinks = np.flatnonzero(np.isin(fabric.kind[fabric.bundle_start[:-1]], [LinkKind.TOR_UP, LinkKind.TOR_DOWN]))
+        uplinks = np.flatnonzero(
+            np.isin(fabric.kind[fabric.bundle_start[:-1]], [LinkKind.TOR_UP, LinkKind.TOR_DOWN])
+        )
         assert np.isin(lowered.columns.row, uplinks).any()
         assert np.isin(lowered.binding.row, uplinks).any() == kept
 
@@ -296,7 +310,13 @@ def test_ecmp_puts_each_queue_pair_on_single_links() -> None:
             load = np.zeros(fabric.rows)
             load[rows] = share
             links = fabric.link_load(load)
-            for kind in (LinkKind.NIC_UP, LinkKind.TOR_UP, LinkKind.AGG_UP, LinkKind.AGG_DOWN, LinkKind.TOR_DOWN):
+            for kind in (
+                LinkKind.NIC_UP,
+                LinkKind.TOR_UP,
+                LinkKind.AGG_UP,
+                LinkKind.AGG_DOWN,
+                LinkKind.TOR_DOWN,
+            ):
                 on = links[fabric.kind == kind]
                 assert on.sum() == pytest.approx(1.0)
                 np.testing.assert_allclose(on * qps, np.round(on * qps), atol=1e-12)
@@ -304,7 +324,7 @@ def test_ecmp_puts_each_queue_pair_on_single_links() -> None:
 
 
 def test_ecmp_leaves_idle_links_as_balls_in_bins_do() -> None:
-    """m flows on n equal uplinks leave (1 - 1/n)^m idle (brief 4.7); here 8 flows on 16 uplinks, 200 seeds."""
+    """m flows on n equal uplinks leave (1 - 1/n)^m idle ; here 8 flows on 16 uplinks, 200 seeds."""
     fabric = leaf_spine(2, 8, nic=NIC, hosts_per_leaf=1, spines=16)
     uplinks = fabric.kind == LinkKind.TOR_UP
     transfers = Transfers.of([Transfer(np.arange(8), np.arange(8, 16), 1.0, coupled=False)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import polars as pl
@@ -44,7 +45,15 @@ def one_f_one_b() -> pl.DataFrame:
                 common = {"actor": f"stage {stage}", "micro_batch": m, "chunk": 0, "count": 16}
                 name = f"{kind[0].upper()} {m}"
                 rows.append(
-                    {**common, "stream": "compute", "name": name, "kind": kind, "start": start, "end": end, "bytes": 0.0}
+                    {
+                        **common,
+                        "stream": "compute",
+                        "name": name,
+                        "kind": kind,
+                        "start": start,
+                        "end": end,
+                        "bytes": 0.0,
+                    }
                 )
                 rows.append(
                     {
@@ -69,7 +78,7 @@ def make_result(name: str = "small-pipeline") -> Result:
     gib = float(2**30)
     tables = {
         "breakdown": pl.DataFrame(
-            {"kind": list(parts), "seconds": list(parts.values()), "share": [v / step for v in parts.values()]}
+            [{"kind": kind, "seconds": seconds, "share": seconds / step} for kind, seconds in parts.items()]
         ),
         "stages": pl.DataFrame(
             [{"stage": s, "layers": 8 - (s in (0, 3)), "chunks": 1, **parts} for s in range(STAGES)]
@@ -136,7 +145,9 @@ def make_result(name: str = "small-pipeline") -> Result:
                 "kind": ["assumed", "default"],
             }
         ),
-        "unused_links": pl.DataFrame({"tier": ["agg up"], "links": [[f"agg_up/p0/a0/c0 {name}", "agg_up/p0/a0/c1"]]}),
+        "unused_links": pl.DataFrame(
+            {"tier": ["agg up"], "links": [[f"agg_up/p0/a0/c0 {name}", "agg_up/p0/a0/c1"]]}
+        ),
         "extra": pl.DataFrame({"what": [name], "seconds": [0.5]}),
     }  # fmt: skip
     return Result(
@@ -155,8 +166,8 @@ def make_result(name: str = "small-pipeline") -> Result:
         meta={
             "scenario": {
                 "name": name,
-                "sites": [{"name": "main", "accelerator": "h100-sxm", "hosts": 16, "accelerators_per_host": 8}],
-                "jobs": [{"name": "a", "model": "llama3-8b", "parallel": {"tensor": 8, "pipeline": 4, "data": 4}}],
+                "sites": [{"accelerator": "h100-sxm", "hosts": 16, "accelerators_per_host": 8}],
+                "jobs": [{"model": "llama3-8b", "parallel": {"tensor": 8, "pipeline": 4, "data": 4}}],
             },
             "package_version": "0.1.0",
             "seed": 0,
@@ -169,3 +180,8 @@ def make_result(name: str = "small-pipeline") -> Result:
 @pytest.fixture
 def result() -> Result:
     return make_result()
+
+
+@pytest.fixture
+def make() -> Callable[[str], Result]:
+    return make_result

@@ -12,33 +12,37 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from euston.network._fill import fill
+from euston.network._fill import CAPACITY, fill
+
+# Constants are NumPy integers: plain ones are literal types to numba, each tried on its own; and lines of
+# arrays are unsigned, for which no negative index has to be thought of. Both keep the first call short.
+ZERO, ONE, NONE = np.array([0, 1, -1])
+LINE = np.arange(11, dtype=np.uintp)
 
 # Event types.
-EV_CAPACITY, EV_SPEED, EV_FLOW, EV_CAPPED, EV_COMPUTE, EV_DONE, EV_RELEASE = range(7)
+EV_CAPACITY, EV_SPEED, EV_FLOW, EV_CAPPED, EV_COMPUTE, EV_DONE, EV_RELEASE = np.arange(7)
 
 # Kinds of operations, as in ``program.Kind``.
-COMPUTE, TRANSFER, WAIT, JOIN = range(4)
+COMPUTE, TRANSFER, WAIT, JOIN = np.arange(4)
 
 # Counters in ``State.i``.
-I_HEAP, I_SEQ, I_FREE, I_DONE, I_SOLVES, I_ROUNDS, I_REPAIRED, I_OUT, I_READY, I_EVENTS, I_DIRTY = range(11)
+I_HEAP, I_SEQ, I_FREE, I_DONE, I_SOLVES, I_ROUNDS, I_REPAIRED, I_OUT, I_READY, I_EVENTS, I_DIRTY = LINE
 COUNTERS = 11
 
 # Lines of the stacked arrays.
-STREAM, MOVES, FOLLOWER, SLOWS = range(4)  # Fixed.op
-SIZE, T_WEIGHT, T_CAP = range(3)  # Fixed.flow
-WAITING, BLOCKER, LEFT, READY, OUTBOX = range(5)  # State.op
-START, END = range(2)  # State.when
-WORK_LEFT, TOUCHED, SPEED, SLOWED = range(4)  # State.stream
-RUNNING, S_VERSION, SLOWERS = range(3)  # State.stream_i
-WEIGHT, CAP, LEFT_BYTES, RATE, BEFORE, TIME = range(6)  # State.flow
-OP, COLUMN, F_VERSION, NEXT, PREV, F_MARK, FREE_SLOT, F_LIST, BOTTLENECK = range(9)  # State.flow_i
-CAPACITY, FREE, DEMAND, LOW = range(4)  # State.row
-R_MARK, R_LIST, DIRTY = range(3)  # State.row_i
-SEQ, TYPE, ID, H_VERSION = range(4)  # State.heap_i
+STREAM, MOVES, FOLLOWER, SLOWS = LINE[:4]  # Fixed.op
+SIZE, T_WEIGHT, T_CAP = LINE[:3]  # Fixed.flow
+WAITING, BLOCKER, LEFT, READY, OUTBOX = LINE[:5]  # State.op
+START, END = LINE[:2]  # State.when
+WORK_LEFT, TOUCHED, SPEED, SLOWED = LINE[:4]  # State.stream
+RUNNING, SLOWERS = LINE[:2]  # State.stream_i
+WEIGHT, CAP, LEFT_BYTES, RATE, BEFORE, SINCE = LINE[:6]  # State.flow
+OP, COLUMN, NEXT, PREV, F_MARK, FREE_SLOT, F_LIST, F_LIVE, BOTTLENECK = LINE[:9]  # State.flow_i
+R_MARK, R_LIST, DIRTY = LINE[:3]  # State.row_i
+TIME, SEQ, TYPE, ID, OWNER, VERSION = LINE[:6]  # fields of an event in State.heap
 
-
-# Helpers are called from kernels only: no Python wrappers to compile for them.
+# Helpers are called from kernels only: no Python wrappers to compile for them. What they take is small, and
+# of one type each (operations and slots as int64): both keep the first call short.
 _helper = njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
@@ -68,401 +72,344 @@ class State(NamedTuple):
 
     op: np.ndarray  # int32[5, N] open dependencies, last of them, open flows, ready stack, outbox
     when: np.ndarray  # float64[2, N] start, end
-    stream: (
-        np.ndarray
-    )  # float64[4, S] work left of the running operation and when that was true, speed, share lost
-    stream_i: np.ndarray  # int64[3, S] running operation, version of its event, transfers that slow it
+    stream: np.ndarray  # float64[4, S] work left of what runs, when that was true, speed, share lost
+    stream_i: np.ndarray  # int64[2, S] running operation, transfers that slow it
     flow: np.ndarray  # float64[6, A]
     flow_i: np.ndarray  # int64[9, A]
-    column_head: np.ndarray  # int32[C] first active flow
+    column_head: np.ndarray  # int64[C] first active flow
     column_bytes: np.ndarray  # float64[C] started so far
-    row: np.ndarray  # float64[4, R] capacity and the solver's scratch
+    row: np.ndarray  # float64[4, R] as in ``_fill``
     row_i: np.ndarray  # int64[3, R]
-    heap_time: np.ndarray  # float64[H]
-    heap_i: np.ndarray  # int64[4, H]
-    external_id: np.ndarray  # row or stream of each planned event
+    heap: (
+        np.ndarray
+    )  # float64[H, 6] time, sequence, type, what it is about, its owner and the owner's version
+    version: np.ndarray  # int64[S + A + 1] of streams, then slots, then 0: the owner of what never goes stale
+    external_id: np.ndarray  # int64[E] row or stream of each planned event
     external_value: np.ndarray
     i: np.ndarray  # int64 counters
     now: np.ndarray  # float64[1]
 
 
-@njit(cache=True)
-def successors(dep_ptr, dep, stream, streams):  # type: ignore[no-untyped-def]
-    """Reverse the dependency lists and chain the streams: (succ_ptr, succ, next_in_stream, waiting)."""
-    n = dep_ptr.size - 1
-    ptr = np.zeros(n + 1, np.int64)
-    for e in range(dep.size):
-        ptr[dep[e] + 1] += 1
-    for i in range(n):
-        ptr[i + 1] += ptr[i]
-    at = ptr[:-1].copy()
-    succ = np.empty(dep.size, np.int32)
-    waiting = np.zeros(n, np.int32)
-    for i in range(n):
-        for e in range(dep_ptr[i], dep_ptr[i + 1]):
-            succ[at[dep[e]]] = i
-            at[dep[e]] += 1
-        waiting[i] = dep_ptr[i + 1] - dep_ptr[i]
-    nxt = np.full(n, -1, np.int32)
-    last = np.full(streams, -1, np.int32)
-    for i in range(n):
-        s = stream[i]
-        if s >= 0:
-            if last[s] >= 0:
-                nxt[last[s]] = i
-                waiting[i] += 1
-            last[s] = i
-    return ptr, succ, nxt, waiting
+@_helper
+def _push(heap, i, version, time, kind, ident, owner):  # type: ignore[no-untyped-def]
+    """A new event, which stands while its owner keeps its version; at equal times the first pushed leads."""
+    n = i[I_HEAP]
+    i[I_HEAP] = n + 1
+    while n > 0 and time < heap[(n - 1) >> 1, TIME]:
+        for field in range(6):
+            heap[n, field] = heap[(n - 1) >> 1, field]
+        n = (n - 1) >> 1
+    heap[n, TIME] = time
+    heap[n, SEQ] = i[I_SEQ]
+    heap[n, TYPE] = kind
+    heap[n, ID] = ident
+    heap[n, OWNER] = owner
+    heap[n, VERSION] = version[owner]
+    i[I_SEQ] += 1
 
 
 @_helper
-def _before(st, a, b):  # type: ignore[no-untyped-def]
-    if st.heap_time[a] != st.heap_time[b]:
-        return st.heap_time[a] < st.heap_time[b]
-    return st.heap_i[SEQ, a] < st.heap_i[SEQ, b]
-
-
-@_helper
-def _swap(st, a, b):  # type: ignore[no-untyped-def]
-    st.heap_time[a], st.heap_time[b] = st.heap_time[b], st.heap_time[a]
-    st.heap_i[SEQ, a], st.heap_i[SEQ, b] = st.heap_i[SEQ, b], st.heap_i[SEQ, a]
-    st.heap_i[TYPE, a], st.heap_i[TYPE, b] = st.heap_i[TYPE, b], st.heap_i[TYPE, a]
-    st.heap_i[ID, a], st.heap_i[ID, b] = st.heap_i[ID, b], st.heap_i[ID, a]
-    st.heap_i[H_VERSION, a], st.heap_i[H_VERSION, b] = st.heap_i[H_VERSION, b], st.heap_i[H_VERSION, a]
-
-
-@_helper
-def _stale(st, k):  # type: ignore[no-untyped-def]
-    if st.heap_i[TYPE, k] == EV_FLOW:
-        return st.flow_i[F_VERSION, st.heap_i[ID, k]] != st.heap_i[H_VERSION, k]
-    if st.heap_i[TYPE, k] == EV_COMPUTE and st.heap_i[H_VERSION, k] >= 0:
-        return st.stream_i[S_VERSION, st.heap_i[ID, k]] != st.heap_i[H_VERSION, k]
-    return False
-
-
-@_helper
-def _sift_down(st, k, n):  # type: ignore[no-untyped-def]
-    while True:
-        child = 2 * k + 1
-        if child >= n:
+def _sift_down(heap, k, n):  # type: ignore[no-untyped-def]
+    """Event ``k`` of the first ``n`` may be later than its children: put it where it belongs."""
+    while 2 * k + 1 < n:
+        first = 2 * k + 1
+        if first + 1 < n and (
+            heap[first + 1, TIME] < heap[first, TIME]
+            or (heap[first + 1, TIME] == heap[first, TIME] and heap[first + 1, SEQ] < heap[first, SEQ])
+        ):
+            first += 1
+        if heap[k, TIME] < heap[first, TIME] or (
+            heap[k, TIME] == heap[first, TIME] and heap[k, SEQ] < heap[first, SEQ]
+        ):
             return
-        if child + 1 < n and _before(st, child + 1, child):
-            child += 1
-        if not _before(st, child, k):
-            return
-        _swap(st, child, k)
-        k = child
+        for field in range(6):
+            heap[k, field], heap[first, field] = heap[first, field], heap[k, field]
+        k = first
 
 
 @_helper
-def _push(st, time, kind, ident, version):  # type: ignore[no-untyped-def]
-    n = st.i[I_HEAP]
-    st.heap_time[n] = time
-    st.heap_i[SEQ, n] = st.i[I_SEQ]
-    st.heap_i[TYPE, n] = kind
-    st.heap_i[ID, n] = ident
-    st.heap_i[H_VERSION, n] = version
-    st.i[I_SEQ] += 1
-    st.i[I_HEAP] = n + 1
-    while n > 0:
-        parent = (n - 1) // 2
-        if not _before(st, n, parent):
-            break
-        _swap(st, n, parent)
-        n = parent
+def _next_event(heap, i, version):  # type: ignore[no-untyped-def]
+    """Time of the next event that still stands, inf when there is none."""
+    while i[I_HEAP] > 0:
+        if version[int(heap[0, OWNER])] == heap[0, VERSION]:
+            return heap[0, TIME]
+        n = i[I_HEAP] - 1
+        i[I_HEAP] = n
+        for field in range(6):
+            heap[0, field] = heap[n, field]
+        _sift_down(heap, ZERO, n)
+    return np.inf
 
 
 @_helper
-def _sweep(st):  # type: ignore[no-untyped-def]
+def _sweep(heap, i, version):  # type: ignore[no-untyped-def]
     """Drop stale events: what is left is bounded by running operations, active flows and planned events."""
-    kept = 0
-    for k in range(st.i[I_HEAP]):
-        if not _stale(st, k):
-            _swap(st, k, kept)
+    kept = ZERO
+    for k in range(i[I_HEAP]):
+        if version[int(heap[k, OWNER])] == heap[k, VERSION]:
+            for field in range(6):
+                heap[kept, field] = heap[k, field]
             kept += 1
-    st.i[I_HEAP] = kept
+    i[I_HEAP] = kept
     for k in range(kept // 2 - 1, -1, -1):
-        _sift_down(st, k, kept)
+        _sift_down(heap, k, kept)
 
 
 @_helper
-def _pop(st):  # type: ignore[no-untyped-def]
-    n = st.i[I_HEAP] - 1
-    _swap(st, 0, n)
-    st.i[I_HEAP] = n
-    _sift_down(st, 0, n)
-    return n
+def _mark_row(row_i, i, r):  # type: ignore[no-untyped-def]
+    """Row ``r`` needs new rates; the stamp is the number of the repair to come."""
+    if row_i[R_MARK, r] != i[I_SOLVES]:
+        row_i[R_MARK, r] = i[I_SOLVES]
+        row_i[DIRTY, i[I_DIRTY]] = r
+        i[I_DIRTY] += 1
 
 
 @_helper
-def _next_event(st):  # type: ignore[no-untyped-def]
-    """Time of the next real event, inf when there is none."""
-    while st.i[I_HEAP] > 0 and _stale(st, 0):
-        _pop(st)
-    return st.heap_time[0] if st.i[I_HEAP] > 0 else np.inf
+def _set_pace(stream, stream_i, heap, i, version, s, t, speed, slowers, share):  # type: ignore[no-untyped-def]
+    """From ``t`` on stream ``s`` has ``speed``, and ``slowers`` more transfers take ``share`` more of it."""
+    running = stream_i[RUNNING, s] >= 0
+    if running:
+        pace = stream[SPEED, s] * max(0.0, 1.0 - stream[SLOWED, s])
+        stream[WORK_LEFT, s] = max(0.0, stream[WORK_LEFT, s] - pace * (t - stream[TOUCHED, s]))
+        stream[TOUCHED, s] = t
+    stream_i[SLOWERS, s] += slowers
+    # The last one leaves no dust behind.
+    stream[SLOWED, s] = stream[SLOWED, s] + share if stream_i[SLOWERS, s] > 0 else 0.0
+    stream[SPEED, s] = speed
+    if running:
+        version[s] += 1
+        pace = speed * max(0.0, 1.0 - stream[SLOWED, s])
+        left = stream[WORK_LEFT, s]
+        if pace > 0.0 or left == 0.0:
+            then = t + left / pace if left > 0.0 else t
+            _push(heap, i, version, then, EV_COMPUTE, s, s)
 
 
 @_helper
-def _mark_rows(fx, st, column, stamp):  # type: ignore[no-untyped-def]
-    for e in range(fx.ptr[column], fx.ptr[column + 1]):
-        r = fx.row[e]
-        if st.row_i[R_MARK, r] != stamp:
-            st.row_i[R_MARK, r] = stamp
-            st.row_i[DIRTY, st.i[I_DIRTY]] = r
-            st.i[I_DIRTY] += 1
-
-
-@_helper
-def _pace(st, s):  # type: ignore[no-untyped-def]
-    """Work per second on stream ``s``: its speed less what running transfers take from it."""
-    return st.stream[SPEED, s] * max(0.0, 1.0 - st.stream[SLOWED, s])
-
-
-@_helper
-def _reschedule(st, s, t):  # type: ignore[no-untyped-def]
-    """The running operation of stream ``s`` after its speed may have changed at ``t``; call ``_sync`` first."""
-    st.stream_i[S_VERSION, s] += 1
-    pace = _pace(st, s)
-    if pace > 0.0:
-        _push(st, t + st.stream[WORK_LEFT, s] / pace, EV_COMPUTE, s, st.stream_i[S_VERSION, s])
-
-
-@_helper
-def _sync(st, s, t):  # type: ignore[no-untyped-def]
-    st.stream[WORK_LEFT, s] -= _pace(st, s) * (t - st.stream[TOUCHED, s])
-    if st.stream[WORK_LEFT, s] < 0.0:
-        st.stream[WORK_LEFT, s] = 0.0
-    st.stream[TOUCHED, s] = t
-
-
-@_helper
-def _take_share(fx, st, op, sign, t):  # type: ignore[no-untyped-def]
-    s = fx.op[SLOWS, op]
-    if s < 0:
-        return
-    if st.stream_i[RUNNING, s] >= 0:
-        _sync(st, s, t)
-    st.stream_i[SLOWERS, s] += sign
-    if st.stream_i[SLOWERS, s] == 0:
-        st.stream[SLOWED, s] = 0.0  # no dust left behind
-    else:
-        st.stream[SLOWED, s] += sign * fx.t_slow_share[fx.op[MOVES, op]]
-    if st.stream_i[RUNNING, s] >= 0:
-        _reschedule(st, s, t)
-
-
-@_helper
-def _begin(fx, st, op, t, stamp):  # type: ignore[no-untyped-def]
+def _begin(fx, st, op, t):  # type: ignore[no-untyped-def]
     """Start a ready operation at ``t``."""
+    fixed, given, ptr, t_ptr, work = fx.op, fx.flow, fx.ptr, fx.t_ptr, fx.work
+    heap, i, version, stream, stream_i = st.heap, st.i, st.version, st.stream, st.stream_i
+    flow, flow_i, column_head, ops = st.flow, st.flow_i, st.column_head, st.op
     st.when[START, op] = t
-    kind = fx.kind[op]
-    if kind == COMPUTE and fx.op[STREAM, op] >= 0:
-        s = fx.op[STREAM, op]
-        st.stream_i[RUNNING, s] = op
-        st.stream[WORK_LEFT, s] = fx.work[op]
-        st.stream[TOUCHED, s] = t
-        _reschedule(st, s, t)
+    kind, tr = fx.kind[op], fixed[MOVES, op]
+    s = np.int64(fixed[SLOWS, op])
+    slowers, share = ZERO, 0.0
+    runs = kind == COMPUTE and fixed[STREAM, op] >= 0
+    if runs:
+        s = np.int64(fixed[STREAM, op])
+        stream_i[RUNNING, s] = op
+        stream[WORK_LEFT, s] = work[op]
+        stream[TOUCHED, s] = t
+    elif s >= 0:
+        slowers, share = ONE, fx.t_slow_share[tr]
+    if s >= 0:
+        _set_pace(stream, stream_i, heap, i, version, s, t, stream[SPEED, s], slowers, share)
+    if runs:
         return
-    delay = fx.work[op]
+    then, event = t + work[op], EV_DONE
     if kind == TRANSFER:
-        tr = fx.op[MOVES, op]
-        repeats = fx.work[op]
-        latency = fx.t_latency[tr] * repeats
-        delay = latency
-        _take_share(fx, st, op, 1, t)
-        opened = 0
-        for k in range(fx.t_ptr[tr], fx.t_ptr[tr + 1]):
+        repeats = work[op]
+        capped = 0.0
+        opened = ZERO
+        for k in range(t_ptr[tr], t_ptr[tr + 1]):
             c = fx.t_column[k]
-            size = fx.flow[SIZE, k] * repeats
+            size = given[SIZE, k] * repeats
             st.column_bytes[c] += size
             if size <= 0.0:
                 continue
-            if fx.ptr[c] == fx.ptr[c + 1]:
+            if ptr[c] == ptr[c + 1]:
                 # No shared row: the flow runs at its cap for certain and needs no solver.
-                delay = max(delay, latency + size / fx.flow[T_CAP, k])
+                capped = max(capped, size / given[T_CAP, k])
                 continue
-            st.i[I_FREE] -= 1
-            f = st.flow_i[FREE_SLOT, st.i[I_FREE]]
-            st.flow_i[OP, f] = op
-            st.flow_i[COLUMN, f] = c
-            st.flow[WEIGHT, f] = fx.flow[T_WEIGHT, k]
-            st.flow[CAP, f] = fx.flow[T_CAP, k]
-            st.flow[LEFT_BYTES, f] = size
-            st.flow[RATE, f] = 0.0
-            st.flow[TIME, f] = t
-            head = st.column_head[c]
-            st.flow_i[NEXT, f] = head
-            st.flow_i[PREV, f] = -1
+            i[I_FREE] -= 1
+            f = flow_i[FREE_SLOT, i[I_FREE]]
+            flow_i[OP, f] = op
+            flow_i[COLUMN, f] = c
+            flow[WEIGHT, f] = given[T_WEIGHT, k]
+            flow[CAP, f] = given[T_CAP, k]
+            flow[LEFT_BYTES, f] = size
+            flow[RATE, f] = 0.0
+            flow[SINCE, f] = t
+            head = column_head[c]
+            flow_i[NEXT, f] = head
+            flow_i[PREV, f] = -1
             if head >= 0:
-                st.flow_i[PREV, head] = f
-            st.column_head[c] = f
+                flow_i[PREV, head] = f
+            column_head[c] = f
             opened += 1
-            _mark_rows(fx, st, c, stamp)
-        st.op[LEFT, op] = opened
+            for e in range(ptr[c], ptr[c + 1]):
+                _mark_row(st.row_i, i, np.int64(fx.row[e]))
+        then = t + capped + fx.t_latency[tr] * repeats
         if opened > 0:
+            if capped == 0.0:
+                ops[LEFT, op] = opened
+                return
             # The capped flows without rows end with a wait that counts as one more flow.
-            if delay > latency:
-                st.op[LEFT, op] += 1
-                _push(st, t + delay - latency, EV_CAPPED, op, 0)
-            return
-    _push(st, t + delay, EV_DONE, op, 0)
+            ops[LEFT, op] = opened + 1
+            then, event = t + capped, EV_CAPPED
+    _push(heap, i, version, then, event, op, version.size - 1)
 
 
 @_helper
-def _finish(fx, st, op, t):  # type: ignore[no-untyped-def]
-    """Operation ``op`` is done at ``t``: release what waited for it."""
-    st.when[END, op] = t
-    st.i[I_DONE] += 1
-    if fx.kind[op] == TRANSFER:
-        _take_share(fx, st, op, -1, t)
-    if fx.notify[op]:
-        st.op[OUTBOX, st.i[I_OUT]] = op
-        st.i[I_OUT] += 1
-    for e in range(fx.succ_ptr[op], fx.succ_ptr[op + 1]):
-        _release(st, fx.succ[e], op)
-    if fx.op[FOLLOWER, op] >= 0:
-        _release(st, fx.op[FOLLOWER, op], op)
+def _release(ops, i, op, by):  # type: ignore[no-untyped-def]
+    """One thing less that ``op`` waits for; the last one is its blocker."""
+    ops[WAITING, op] -= 1
+    if ops[WAITING, op] == 0:
+        ops[BLOCKER, op] = by
+        ops[READY, i[I_READY]] = op
+        i[I_READY] += 1
 
 
 @_helper
-def _release(st, op, by):  # type: ignore[no-untyped-def]
-    st.op[WAITING, op] -= 1
-    if st.op[WAITING, op] == 0:
-        st.op[BLOCKER, op] = by
-        st.op[READY, st.i[I_READY]] = op
-        st.i[I_READY] += 1
+def _finish(fixed, succ_ptr, succ, notify, ops, i, op):  # type: ignore[no-untyped-def]
+    """Operation ``op`` is done: tell of it, and release what waited for it."""
+    i[I_DONE] += 1
+    if notify[op]:
+        ops[OUTBOX, i[I_OUT]] = op
+        i[I_OUT] += 1
+    for e in range(succ_ptr[op], succ_ptr[op + 1]):
+        _release(ops, i, np.int64(succ[e]), op)
+    if fixed[FOLLOWER, op] >= 0:
+        _release(ops, i, np.int64(fixed[FOLLOWER, op]), op)
 
 
 @_helper
-def _close(fx, st, f):  # type: ignore[no-untyped-def]
+def _close(column_head, flow_i, row_i, i, ptr, row, f):  # type: ignore[no-untyped-def]
     """Take a finished flow off the network."""
-    c = st.flow_i[COLUMN, f]
-    st.flow_i[F_VERSION, f] += 1
-    if st.flow_i[PREV, f] >= 0:
-        st.flow_i[NEXT, st.flow_i[PREV, f]] = st.flow_i[NEXT, f]
+    c = flow_i[COLUMN, f]
+    before, after = flow_i[PREV, f], flow_i[NEXT, f]
+    if before >= 0:
+        flow_i[NEXT, before] = after
     else:
-        st.column_head[c] = st.flow_i[NEXT, f]
-    if st.flow_i[NEXT, f] >= 0:
-        st.flow_i[PREV, st.flow_i[NEXT, f]] = st.flow_i[PREV, f]
-    st.flow_i[FREE_SLOT, st.i[I_FREE]] = f
-    st.i[I_FREE] += 1
-    _mark_rows(fx, st, c, st.i[I_SOLVES])
+        column_head[c] = after
+    if after >= 0:
+        flow_i[PREV, after] = before
+    flow_i[FREE_SLOT, i[I_FREE]] = f
+    i[I_FREE] += 1
+    for e in range(ptr[c], ptr[c + 1]):
+        _mark_row(row_i, i, np.int64(row[e]))
 
 
 @_helper
 def _repair(fx, st, t):  # type: ignore[no-untyped-def]
     """Max-min again for every active flow connected with a dirty row, and new completion times."""
-    n_rows = st.i[I_DIRTY]
-    stamp = st.i[I_SOLVES]  # the stamp with which the dirty rows were marked
+    ptr, row, row_ptr = fx.ptr, fx.row, fx.row_ptr
+    flow, flow_i, i, rows, row_i, version = st.flow, st.flow_i, st.i, st.row, st.row_i, st.version
+    stamp = i[I_SOLVES]  # with which the dirty rows were marked
+    n_rows = i[I_DIRTY]
     for k in range(n_rows):
-        st.row_i[R_LIST, k] = st.row_i[DIRTY, k]
-    n_flows = 0
+        row_i[R_LIST, k] = row_i[DIRTY, k]
+    n_flows = ZERO
     k = 0
     while k < n_rows:
-        r = st.row_i[R_LIST, k]
+        r = row_i[R_LIST, k]
         k += 1
-        for e in range(fx.row_ptr[r], fx.row_ptr[r + 1]):
+        for e in range(row_ptr[r], row_ptr[r + 1]):
             f = st.column_head[fx.row_column[e]]
             while f >= 0:
-                if st.flow_i[F_MARK, f] != stamp:
-                    st.flow_i[F_MARK, f] = stamp
-                    st.flow_i[F_LIST, n_flows] = f
+                if flow_i[F_MARK, f] != stamp:
+                    flow_i[F_MARK, f] = stamp
+                    flow_i[F_LIST, n_flows] = f
                     n_flows += 1
-                    c = st.flow_i[COLUMN, f]
-                    for g in range(fx.ptr[c], fx.ptr[c + 1]):
-                        q = fx.row[g]
-                        if st.row_i[R_MARK, q] != stamp:
-                            st.row_i[R_MARK, q] = stamp
-                            st.row_i[R_LIST, n_rows] = q
+                    c = flow_i[COLUMN, f]
+                    for g in range(ptr[c], ptr[c + 1]):
+                        q = row[g]
+                        if row_i[R_MARK, q] != stamp:
+                            row_i[R_MARK, q] = stamp
+                            row_i[R_LIST, n_rows] = q
                             n_rows += 1
-                f = st.flow_i[NEXT, f]
-    st.i[I_DIRTY] = 0
-    st.i[I_SOLVES] += 1
-    st.i[I_REPAIRED] += n_flows
-    if n_flows == 0:
-        return
-    chosen = st.flow_i[F_LIST][:n_flows]
+                f = flow_i[NEXT, f]
+    i[I_DIRTY] = 0
+    i[I_SOLVES] += 1
+    i[I_REPAIRED] += n_flows
     for k in range(n_flows):
-        f = chosen[k]
-        st.flow[LEFT_BYTES, f] -= st.flow[RATE, f] * (t - st.flow[TIME, f])
-        if st.flow[LEFT_BYTES, f] < 0.0:
-            st.flow[LEFT_BYTES, f] = 0.0
-        st.flow[TIME, f] = t
-        st.flow[BEFORE, f] = st.flow[RATE, f]
-    st.i[I_ROUNDS] += fill(
-        chosen, st.flow_i[COLUMN], st.flow[WEIGHT], st.flow[CAP], fx.ptr, fx.row, fx.coefficient, st.row[CAPACITY],
-        st.row[FREE], st.row[DEMAND], st.row[LOW], st.flow[RATE], st.flow_i[BOTTLENECK],
+        f = flow_i[F_LIST, k]
+        flow_i[F_LIVE, k] = f
+        left = flow[LEFT_BYTES, f] - flow[RATE, f] * (t - flow[SINCE, f])
+        flow[LEFT_BYTES, f] = max(0.0, left)
+        flow[SINCE, f] = t
+        flow[BEFORE, f] = flow[RATE, f]
+    i[I_ROUNDS] += fill(
+        flow_i[F_LIVE], n_flows, flow_i[COLUMN], flow[WEIGHT], flow[CAP], ptr, row, fx.coefficient, rows,
+        flow[RATE], flow_i[BOTTLENECK],
     )  # fmt: skip
+    streams = st.stream.shape[1]
     for k in range(n_flows):
-        f = chosen[k]
-        if st.flow[RATE, f] == st.flow[BEFORE, f] and st.flow[RATE, f] > 0.0:
+        f = flow_i[F_LIST, k]
+        rate, left = flow[RATE, f], flow[LEFT_BYTES, f]
+        if rate == flow[BEFORE, f] and rate > 0.0:
             continue  # its completion event still stands
-        st.flow_i[F_VERSION, f] += 1
-        if st.flow[RATE, f] > 0.0:
-            _push(st, t + st.flow[LEFT_BYTES, f] / st.flow[RATE, f], EV_FLOW, f, st.flow_i[F_VERSION, f])
+        version[streams + f] += 1
+        if rate > 0.0 or left == 0.0:
+            then = t + left / rate if left > 0.0 else t
+            _push(st.heap, i, version, then, EV_FLOW, f, streams + f)
 
 
-@njit(cache=True)
+@njit(cache=True, no_cfunc_wrapper=True)
 def advance(fx, st, until, window):  # type: ignore[no-untyped-def]
     """Run up to and including ``until``; stop right after the first batch that fills the outbox.
 
     ``window`` is the relative time within which events count as simultaneous. Returns the time of the next
     event, inf when nothing will happen.
     """
+    fixed, heap, i, now, ops = fx.op, st.heap, st.i, st.now, st.op
+    stream, stream_i, version = st.stream, st.stream_i, st.version
+    external_id, external_value = st.external_id, st.external_value
     while True:
-        if st.i[I_HEAP] > 2 * (st.heap_time.size // 5):
-            _sweep(st)
-        # Everything ready starts now; that may end at once and make more ready.
-        t = st.now[0]
-        while st.i[I_READY] > 0:
-            st.i[I_READY] -= 1
-            _begin(fx, st, st.op[READY, st.i[I_READY]], t, st.i[I_SOLVES])
-        if st.i[I_DIRTY] > 0:
-            _repair(fx, st, t)
-        if st.i[I_OUT] > 0:
-            return _next_event(st)
-        t = _next_event(st)
-        if t > until or t == np.inf:
-            if until != np.inf and until > st.now[0]:
-                st.now[0] = until
+        if i[I_HEAP] > 2 * (heap.shape[0] // 5):
+            _sweep(heap, i, version)
+        # Everything ready starts now.
+        while i[I_READY] > 0:
+            i[I_READY] -= 1
+            _begin(fx, st, np.int64(ops[READY, i[I_READY]]), now[0])
+        if i[I_DIRTY] > 0:
+            _repair(fx, st, now[0])
+        t = _next_event(heap, i, version)
+        if i[I_OUT] > 0:
             return t
+        if t > until or t == np.inf:
+            if until != np.inf and until > now[0]:
+                now[0] = until
+            return t
+        # One batch: all events within the window, and what they cause at once.
         edge = t + window * t
-        while _next_event(st) <= edge:
-            k = _pop(st)
-            st.i[I_EVENTS] += 1
-            t = st.heap_time[k]
-            kind = st.heap_i[TYPE, k]
-            x = st.heap_i[ID, k]
+        while t <= edge:
+            kind = int(heap[0, TYPE])
+            x = int(heap[0, ID])
+            heap[0, VERSION] = NONE  # taken: stale from here on
+            i[I_EVENTS] += 1
+            done, s = NONE, NONE
+            slowers, share, speed = ZERO, 0.0, 0.0
             if kind == EV_COMPUTE:
-                op = st.stream_i[RUNNING, x]
-                st.stream_i[RUNNING, x] = -1
-                st.stream_i[S_VERSION, x] += 1
-                _finish(fx, st, op, t)
-            elif kind == EV_FLOW or kind == EV_CAPPED:
+                done = stream_i[RUNNING, x]
+                stream_i[RUNNING, x] = NONE
+            elif kind == EV_DONE:
+                done = x
+            elif kind in (EV_FLOW, EV_CAPPED):
                 op = x
                 if kind == EV_FLOW:
                     op = st.flow_i[OP, x]
-                    _close(fx, st, x)
-                st.op[LEFT, op] -= 1
-                if st.op[LEFT, op] == 0:
-                    _push(st, t + fx.t_latency[fx.op[MOVES, op]] * fx.work[op], EV_DONE, op, 0)
-            elif kind == EV_DONE:
-                _finish(fx, st, x, t)
+                    _close(st.column_head, st.flow_i, st.row_i, i, fx.ptr, fx.row, x)
+                ops[LEFT, op] -= 1
+                if ops[LEFT, op] == 0:
+                    then = t + fx.t_latency[fixed[MOVES, op]] * fx.work[op]
+                    _push(heap, i, version, then, EV_DONE, op, version.size - 1)
             elif kind == EV_RELEASE:
-                _release(st, x, -1)
+                _release(ops, i, x, NONE)
             elif kind == EV_CAPACITY:
-                r = st.external_id[x]
-                st.row[CAPACITY, r] = st.external_value[x]
-                if st.row_i[R_MARK, r] != st.i[I_SOLVES]:
-                    st.row_i[R_MARK, r] = st.i[I_SOLVES]
-                    st.row_i[DIRTY, st.i[I_DIRTY]] = r
-                    st.i[I_DIRTY] += 1
+                st.row[CAPACITY, external_id[x]] = external_value[x]
+                _mark_row(st.row_i, i, external_id[x])
             else:
-                s = st.external_id[x]
-                if st.stream_i[RUNNING, s] >= 0:
-                    _sync(st, s, t)
-                st.stream[SPEED, s] = st.external_value[x]
-                if st.stream_i[RUNNING, s] >= 0:
-                    _reschedule(st, s, t)
-            if t > st.now[0]:
-                st.now[0] = t
+                s, speed = external_id[x], external_value[x]
+            if done >= 0:
+                st.when[END, done] = t
+                _finish(fixed, fx.succ_ptr, fx.succ, fx.notify, ops, i, done)
+                s = np.int64(fixed[SLOWS, done])
+                if s >= 0:
+                    slowers, share, speed = NONE, -fx.t_slow_share[fixed[MOVES, done]], stream[SPEED, s]
+            if s >= 0:
+                _set_pace(stream, stream_i, heap, i, version, s, t, speed, slowers, share)
+            if t > now[0]:
+                now[0] = t
+            t = _next_event(heap, i, version)

@@ -93,7 +93,8 @@ class Conductor:
                     raise SimulationError(f"{component.name} wrote to {message.to!r}; there are {known}")
                 if message.time < self.now:
                     raise SimulationError(
-                        f"{component.name} wrote to {message.to!r} at {message.time} s, before now ({self.now} s)"
+                        f"{component.name} wrote to {message.to!r} at {message.time} s, "
+                        f"before now ({self.now} s)"
                     )
                 box = self._inbox[message.to]
                 box.append(Message(message.time, message.to, message.payload, component.name))

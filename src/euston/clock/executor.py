@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +17,8 @@ from euston.clock import _kernel as k
 from euston.clock.conductor import Message
 from euston.clock.program import Kind, Program, TransferTable
 from euston.errors import ConfigError, SimulationError
+from euston.network._fill import CAPACITY
+from euston.network.columns import transpose
 
 __all__ = ["CapacityEvent", "Execution", "Executor", "SpeedEvent", "execute"]
 
@@ -75,6 +79,30 @@ class Execution:
         )
 
 
+def _plain(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """The one layout that the kernel is compiled for."""
+    return np.require(array, dtype, ["C", "W"])
+
+
+def _check(transfers: TransferTable, capacity: NDArray[np.float64]) -> None:
+    """Refuse transfers that the network can not carry in finite time, or that make no sense."""
+    columns = transfers.columns
+    bound = np.isfinite(capacity)[columns.row]
+    column_of_entry = np.repeat(np.arange(len(columns)), np.diff(columns.ptr))
+    bounded = np.bincount(column_of_entry, weights=bound, minlength=len(columns)) > 0
+    endless = ~bounded[transfers.column] & np.isinf(transfers.rate_cap) & (transfers.size > 0)
+    if endless.any():
+        i = int(np.searchsorted(transfers.ptr, np.flatnonzero(endless)[0], side="right")) - 1
+        raise ConfigError(f"{transfers.name(i)} uses no link and has no rate cap: its rate would be infinite")
+    for name in ("size", "weight", "rate_cap", "latency", "slow_share"):
+        values = getattr(transfers, name)
+        good = values > 0 if name in ("weight", "rate_cap") else values >= 0
+        if not (good & (np.isfinite(values) | (name == "rate_cap"))).all():
+            raise ConfigError(
+                f"transfers: {name} must be positive (sizes, times and shares: >= 0) and finite"
+            )
+
+
 class Executor:
     """A program and the network it runs on, as a component of the clock.
 
@@ -115,28 +143,29 @@ class Executor:
         columns = transfers.columns
         n, streams, n_events = len(program), len(program.streams), len(events)
         cap = np.array(capacity, np.float64)
-        if cap.shape != (columns.rows,):
-            raise ConfigError(f"capacity has shape {cap.shape}; these transfers need ({columns.rows},)")
+        if cap.shape != (columns.rows,) or not (cap >= 0).all():
+            raise ConfigError(f"capacity must be {columns.rows} numbers >= 0, one per row")
         named = program.transfer[program.kind == Kind.TRANSFER]
         if named.size and (named.min() < 0 or named.max() >= len(transfers)):
             raise ConfigError(
                 f"the program names transfer {int(named.max())}; the table has {len(transfers)}"
             )
-        endless = (np.diff(columns.ptr)[transfers.column] == 0) & np.isinf(transfers.rate_cap)
-        if (endless & (transfers.size > 0)).any():
-            flow = int(np.flatnonzero(endless & (transfers.size > 0))[0])
-            i = int(np.searchsorted(transfers.ptr, flow, side="right")) - 1
-            raise ConfigError(
-                f"{transfers.name(i)} uses no link and has no rate cap: its rate would be infinite"
-            )
-        if not (transfers.rate_cap > 0).all() or not (transfers.weight > 0).all():
-            raise ConfigError("every transfer needs a positive weight and rate cap")
+        _check(transfers, cap)
         row_ptr, row_column = columns.by_row
-        succ_ptr, succ, next_in_stream, waiting = k.successors(
-            program.dep_ptr, program.dep, program.stream, streams
-        )
-        for op in held:
-            waiting[op] += 1
+        # Whom each operation's end releases: the dependency lists reversed, and the next on its stream.
+        succ_ptr, succ = transpose(_plain(program.dep_ptr, np.int64), _plain(program.dep, np.int32), n)
+        next_in_stream = np.full(n, -1, np.int32)
+        queued = np.argsort(program.stream, kind="stable")
+        behind = program.stream[queued[1:]] == program.stream[queued[:-1]]
+        behind &= program.stream[queued[1:]] >= 0
+        next_in_stream[queued[:-1][behind]] = queued[1:][behind]
+        waiting = np.diff(program.dep_ptr)
+        waiting[queued[1:][behind]] += 1
+        self._held: Counter[int] = Counter(int(op) for op in held)
+        for op, times in self._held.items():
+            if not 0 <= op < n:
+                raise ConfigError(f"operation {op} is held; the program has {n}")
+            waiting[op] += times
         # On a stream at most one transfer runs at a time; off streams all may.
         flows = np.diff(transfers.ptr)
         op_flows = np.zeros(n, np.int64)
@@ -147,19 +176,20 @@ class Executor:
         np.maximum.at(per_stream, program.stream[on_stream], op_flows[on_stream])
         slots = int(per_stream.sum() + op_flows[~on_stream].sum()) + 1
         heap = 5 * (streams + slots + int((~on_stream).sum()) + n_events + len(held) + 16)
+        slows = np.where(is_transfer, program.slows, -1)
         i32 = np.int32
         self._fixed = k.Fixed(
-            kind=program.kind,
-            op=np.stack([program.stream, program.transfer, next_in_stream, program.slows]).astype(i32),
-            work=program.work,
-            notify=program.notify,
+            kind=_plain(program.kind, np.uint8),
+            op=np.stack([program.stream, program.transfer, next_in_stream, slows]).astype(i32),
+            work=_plain(program.work, np.float64),
+            notify=_plain(program.notify, np.bool_),
             succ_ptr=succ_ptr,
             succ=succ,
-            t_ptr=transfers.ptr,
-            t_column=transfers.column,
-            flow=np.stack([transfers.size, transfers.weight, transfers.rate_cap]),
-            t_latency=transfers.latency,
-            t_slow_share=transfers.slow_share,
+            t_ptr=_plain(transfers.ptr, np.int64),
+            t_column=_plain(transfers.column, i32),
+            flow=np.stack([transfers.size, transfers.weight, transfers.rate_cap]).astype(np.float64),
+            t_latency=_plain(transfers.latency, np.float64),
+            t_slow_share=_plain(transfers.slow_share, np.float64),
             ptr=columns.ptr,
             row=columns.row,
             coefficient=columns.coefficient,
@@ -168,22 +198,22 @@ class Executor:
         )
         rows = columns.rows
         speeds = np.ones(streams) if speed is None else np.array(speed, np.float64)
-        if speeds.shape != (streams,) or not (speeds >= 0).all():
-            raise ConfigError(f"speed must be {streams} numbers >= 0, one per stream")
+        if speeds.shape != (streams,) or not ((speeds >= 0) & (speeds < np.inf)).all():
+            raise ConfigError(f"speed must be {streams} finite numbers >= 0, one per stream")
         st = k.State(
             op=np.zeros((5, n), i32),
             when=np.full((2, n), np.nan),
             stream=np.zeros((4, streams)),
-            stream_i=np.zeros((3, streams), np.int64),
+            stream_i=np.zeros((2, streams), np.int64),
             flow=np.zeros((6, slots)),
             flow_i=np.full((9, slots), -1, np.int64),
-            column_head=np.full(len(columns), -1, i32),
+            column_head=np.full(len(columns), -1, np.int64),
             column_bytes=np.zeros(len(columns)),
             row=np.zeros((4, rows)),
             row_i=np.full((3, rows), -1, np.int64),
-            heap_time=np.zeros(heap),
-            heap_i=np.zeros((4, heap), np.int64),
-            external_id=np.zeros(n_events, i32),
+            heap=np.zeros((heap, 6)),
+            version=np.zeros(streams + slots + 1, np.int64),
+            external_id=np.zeros(n_events, np.int64),
             external_value=np.zeros(n_events),
             i=np.zeros(k.COUNTERS, np.int64),
             now=np.zeros(1),
@@ -193,14 +223,14 @@ class Executor:
         st.stream[k.SPEED] = speeds
         st.stream_i[k.RUNNING] = -1
         st.flow_i[k.FREE_SLOT] = np.arange(slots - 1, -1, -1)
-        st.row[k.CAPACITY] = cap
+        st.row[CAPACITY] = cap
         st.i[k.I_FREE] = slots
         roots = np.flatnonzero(waiting == 0)[::-1]
         st.op[k.READY, : roots.size] = roots
         st.i[k.I_READY] = roots.size
         self._state = st
         self._next = 0.0 if roots.size else np.inf
-        for e, event in enumerate(events):
+        for e, event in enumerate(sorted(events, key=lambda event: event.time)):
             self._external(e, event)
 
     def _external(self, slot: int, event: CapacityEvent | SpeedEvent) -> None:
@@ -212,21 +242,18 @@ class Executor:
             raise ConfigError(f"{event}: needs a time >= 0, a place in [0, {limit}) and a value >= 0")
         self._state.external_id[slot] = ident
         self._state.external_value[slot] = value
-        self._push(event.time, kind, slot)
+        self._push(event.time, int(kind), slot)
 
     def _push(self, time: float, kind: int, ident: int) -> None:
-        """The kernel's heap insertion for rare events from outside."""
-        st = self._state
-        n = int(st.i[k.I_HEAP])
-        st.heap_time[n] = time
-        st.heap_i[:, n] = (int(st.i[k.I_SEQ]), kind, ident, 0)
-        st.i[k.I_SEQ] += 1
-        st.i[k.I_HEAP] = n + 1
-        while n > 0 and st.heap_time[n] < st.heap_time[(n - 1) // 2]:
-            parent = (n - 1) // 2
-            st.heap_time[[n, parent]] = st.heap_time[[parent, n]]
-            st.heap_i[:, [n, parent]] = st.heap_i[:, [parent, n]]
-            n = parent
+        """The kernel's heap insertion, for rare events from outside."""
+        heap, i = self._state.heap, self._state.i
+        n = int(i[k.I_HEAP])
+        while n > 0 and time < heap[(n - 1) // 2, k.TIME]:
+            heap[n] = heap[(n - 1) // 2]
+            n = (n - 1) // 2
+        heap[n] = (time, i[k.I_SEQ], kind, ident, self._state.version.size - 1, 0)
+        i[k.I_SEQ] += 1
+        i[k.I_HEAP] += 1
         self._next = min(self._next, time)
 
     @property
@@ -248,10 +275,21 @@ class Executor:
 
         Messages in ``inbox`` carry the number of a held operation, which may go from that time on. The
         messages returned carry the number of the operation that ended, to the ``listener``.
+
+        Raises
+        ------
+        SimulationError
+            When a message names an operation that is not held (any more).
         """
         st = self._state
         for message in inbox:
-            self._push(message.time, k.EV_RELEASE, int(message.payload))
+            op = int(message.payload)
+            if self._held[op] < 1:
+                raise SimulationError(
+                    f"{message.sender or 'a message'} released operation {op}, which is not held"
+                )
+            self._held[op] -= 1
+            self._push(message.time, int(k.EV_RELEASE), op)
         self._next = k.advance(self._fixed, st, float(until), WINDOW)
         n = int(st.i[k.I_OUT])
         st.i[k.I_OUT] = 0
@@ -269,14 +307,20 @@ class Executor:
         st = self._state
         if not self.done and self.next_time() == np.inf:
             raise SimulationError(self._stuck())
-        start, end = st.when
+        start, end = st.when.copy()
         ends = end[np.isfinite(end)]
+        moved = st.column_bytes.copy()
+        active = np.ones(st.flow_i.shape[1], bool)
+        active[st.flow_i[k.FREE_SLOT, : st.i[k.I_FREE]]] = False
+        flow = st.flow[:, active]
+        left = np.maximum(flow[k.LEFT_BYTES] - flow[k.RATE] * (self.now - flow[k.SINCE]), 0.0)
+        np.subtract.at(moved, st.flow_i[k.COLUMN, active], left)
         return Execution(
             self.program,
             start,
             end,
-            st.op[k.BLOCKER],
-            self.transfers.columns.load(st.column_bytes),
+            st.op[k.BLOCKER].copy(),
+            self.transfers.columns.load(moved),
             float(ends.max()) if ends.size else 0.0,
             int(st.i[k.I_EVENTS]),
             int(st.i[k.I_SOLVES]),

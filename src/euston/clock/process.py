@@ -103,6 +103,8 @@ class Processes:
         """Change the speed of a process's compute from now on (0 stops it)."""
         if not 0 <= speed < np.inf:
             raise ConfigError(f"speed of {name!r} is {speed}; it must be a number >= 0")
+        if name not in self._entries:
+            raise ConfigError(f"process {name!r} does not exist")
         entry = self._entries[name]
         if entry.computing:
             entry.left -= entry.speed * (self.now - entry.since)
@@ -124,6 +126,10 @@ class Processes:
         outbox: list[Message] = []
         for message in inbox:
             self.now = max(self.now, message.time)
+            if not isinstance(message.payload, tuple) or len(message.payload) != 2:
+                raise SimulationError(
+                    f"{message.sender} wrote {message.payload!r} to {self.name!r}; write (process, value)"
+                )
             process, value = message.payload
             if process not in self._entries:
                 raise SimulationError(f"{message.sender} wrote to process {process!r}, which does not exist")
@@ -131,7 +137,7 @@ class Processes:
             if self._entries[process].receiving:
                 self._entries[process].receiving = False
                 self._push(self.now, process)
-        while not outbox and self.next_time() <= until:
+        while not outbox and self.next_time() <= until and self._heap:
             time, _, name, _ = heapq.heappop(self._heap)
             self.now = max(self.now, time)
             self._step(name, outbox)

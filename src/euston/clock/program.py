@@ -118,7 +118,8 @@ class Program:
         return int(self.kind.size)
 
     def __repr__(self) -> str:
-        return f"Program({len(self):,} operations, {len(self.streams):,} streams, {self.dep.size:,} dependencies)"
+        counts = f"{len(self.streams):,} streams, {self.dep.size:,} dependencies"
+        return f"Program({len(self):,} operations, {counts})"
 
     def replicate(
         self,
@@ -311,6 +312,8 @@ class ProgramBuilder:
         notify: bool = False,
     ) -> int:
         """A transfer of the table, ``repeats`` times; on a stream it blocks what is queued behind it."""
+        if not -1 <= slows < len(self._streams):
+            raise ConfigError(f"{label!r} slows stream {slows}; there are {len(self._streams)}")
         i = self._add(Kind.TRANSFER, stream, repeats, transfer, label, after, micro_batch, chunk, notify)
         self._slows[i] = slows
         return i
@@ -340,19 +343,18 @@ class ProgramBuilder:
             raise ConfigError(f"{label!r} has {work!r} seconds (or repeats); it must be a number >= 0")
         if not -1 <= stream < len(self._streams):
             raise ConfigError(f"{label!r} names stream {stream}; there are {len(self._streams)}")
-        n = 0
-        for d in after:
+        needs = list(after)
+        for d in needs:
             if not 0 <= d < i:
                 raise ConfigError(
                     f"{label!r} (operation {i}) depends on operation {d}, which is not written yet"
                 )
-            self._dep.append(d)
-            n += 1
+        self._dep.extend(needs)
         self._kind.append(kind)
         self._stream.append(stream)
         self._work.append(work)
         self._transfer.append(transfer)
-        self._dep_count.append(n)
+        self._dep_count.append(len(needs))
         self._label.append(self._labels.setdefault(label, len(self._labels)))
         self._micro_batch.append(micro_batch)
         self._chunk.append(chunk)

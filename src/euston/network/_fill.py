@@ -14,35 +14,31 @@ from numba import njit
 SLACK = 1e-12
 
 # What holds a flow's rate when no row does.
-OWN_CAP = -1
-UNBOUNDED = -2
-_UNDECIDED = -3
+OWN_CAP, UNBOUNDED, _UNDECIDED = np.array([-1, -2, -3])
+
+# Lines of the array of rows: bytes/s there are and are left, summed weights, least level of the undecided.
+CAPACITY, FREE, DEMAND, LOW = np.arange(4, dtype=np.uintp)
 
 
-@njit(cache=True)
-def fill(
-    flows, column, weight, rate_cap, ptr, row, coefficient, capacity, free, demand, low, rate, bottleneck
-):  # type: ignore[no-untyped-def]
-    """Rates of ``flows`` (slots), which together must be all the flows on every row they touch.
+@njit(cache=True, no_cfunc_wrapper=True)
+def fill(live, n, column, weight, rate_cap, ptr, row, coefficient, rows, rate, bottleneck):  # type: ignore[no-untyped-def]
+    """Rates of the first ``n`` flows (slots) of ``live``: all the flows on every row that they touch.
 
-    Scratch ``free``, ``demand``, ``low``: float64[rows], no initialisation needed. Writes ``rate[slot]``
-    (bytes/s) and ``bottleneck[slot]`` (row, ``OWN_CAP`` or ``UNBOUNDED``). Returns the number of rounds.
+    ``live`` is used up. Of ``rows``, float64[4, rows], line ``CAPACITY`` is read, the others are scratch.
+    Writes ``rate[slot]`` (bytes/s) and ``bottleneck[slot]`` (row, ``OWN_CAP`` or ``UNBOUNDED``). Returns the
+    number of rounds.
     """
-    live = flows.copy()
-    frozen = np.empty_like(flows)
-    n = live.size
+    capacity, free, demand, low = rows[CAPACITY], rows[FREE], rows[DEMAND], rows[LOW]
     for i in range(n):
         c = column[live[i]]
         for e in range(ptr[c], ptr[c + 1]):
-            free[row[e]] = capacity[row[e]]
+            r = row[e]
+            free[r] = capacity[r]
+            demand[r] = 0.0
+            low[r] = np.inf
     rounds = 0
     while n > 0:
         rounds += 1
-        for i in range(n):
-            c = column[live[i]]
-            for e in range(ptr[c], ptr[c + 1]):
-                demand[row[e]] = 0.0
-                low[row[e]] = np.inf
         for i in range(n):
             f = live[i]
             c = column[f]
@@ -53,44 +49,39 @@ def fill(
             c = column[f]
             level = rate_cap[f] / weight[f]
             for e in range(ptr[c], ptr[c + 1]):
-                share = free[row[e]] / demand[row[e]]
-                if share < level:
-                    level = share
+                level = min(level, free[row[e]] / demand[row[e]])
             rate[f] = level
             for e in range(ptr[c], ptr[c + 1]):
-                if level < low[row[e]]:
-                    low[row[e]] = level
+                low[row[e]] = min(low[row[e]], level)
         # Judge every flow on the state at the start of the round, then settle the frozen ones.
-        kept = 0
-        settled = 0
         for i in range(n):
             f = live[i]
             c = column[f]
-            level = rate[f]
             at = _UNDECIDED
-            if rate_cap[f] / weight[f] <= level:
-                at = UNBOUNDED if level == np.inf else OWN_CAP
+            if rate_cap[f] / weight[f] <= rate[f]:
+                at = UNBOUNDED if rate[f] == np.inf else OWN_CAP
             else:
                 for e in range(ptr[c], ptr[c + 1]):
                     share = free[row[e]] / demand[row[e]]
                     if low[row[e]] >= share * (1.0 - SLACK):
-                        at = row[e]
+                        at = np.int64(row[e])
                         break
             bottleneck[f] = at
-            if at == _UNDECIDED:
+        kept = 0
+        for i in range(n):
+            f = live[i]
+            c = column[f]
+            if bottleneck[f] == _UNDECIDED:
                 live[kept] = f
                 kept += 1
-            else:
-                frozen[settled] = f
-                settled += 1
-        for i in range(settled):
-            f = frozen[i]
-            c = column[f]
-            rate[f] *= weight[f]
-            if rate[f] == np.inf:
+                for e in range(ptr[c], ptr[c + 1]):
+                    demand[row[e]] = 0.0
+                    low[row[e]] = np.inf
                 continue
-            for e in range(ptr[c], ptr[c + 1]):
-                left = free[row[e]] - coefficient[e] * rate[f]
-                free[row[e]] = left if left > 0.0 else 0.0
+            rate[f] *= weight[f]
+            if rate[f] < np.inf:
+                for e in range(ptr[c], ptr[c + 1]):
+                    left = free[row[e]] - coefficient[e] * rate[f]
+                    free[row[e]] = max(left, 0.0)
         n = kept
     return rounds

@@ -18,20 +18,25 @@ from euston.errors import ConfigError
 __all__ = ["Columns", "ColumnsBuilder"]
 
 
-@njit(cache=True)
-def _transpose(ptr, row, rows):  # type: ignore[no-untyped-def]
-    """Column lists of every row: a counting sort of the incidence, O(nnz)."""
-    out_ptr = np.zeros(rows + 1, np.int64)
-    for i in range(row.size):
-        out_ptr[row[i] + 1] += 1
-    for r in range(rows):
-        out_ptr[r + 1] += out_ptr[r]
-    fill = out_ptr[:-1].copy()
-    out = np.empty(row.size, np.int32)
+@njit(cache=True, no_cfunc_wrapper=True)
+def _transpose(ptr, row, out_ptr, out):  # type: ignore[no-untyped-def]
+    """Counting sort of the incidence; ``out_ptr`` comes in as the start of each list, one place on."""
     for c in range(ptr.size - 1):
         for i in range(ptr[c], ptr[c + 1]):
-            out[fill[row[i]]] = c
-            fill[row[i]] += 1
+            r = row[i] + 1
+            out[out_ptr[r]] = c
+            out_ptr[r] += 1
+
+
+def transpose(
+    ptr: NDArray[np.int64], row: NDArray[np.int32], rows: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The lists turned round: for each row, who names it, in order. O(nnz); int64[rows + 1], int32[nnz]."""
+    count = np.bincount(row, minlength=rows)
+    # The kernel moves each start to its end, which is where the next list starts.
+    out_ptr = np.concatenate(([0], np.cumsum(count) - count)).astype(np.int64)
+    out = np.empty(row.size, np.int32)
+    _transpose(ptr, row, out_ptr, out)
     return out_ptr, out
 
 
@@ -59,7 +64,7 @@ class Columns:
     def __post_init__(self) -> None:
         # One layout for the kernels: another (read-only, strided) would be compiled for again.
         for name, dtype in (("ptr", np.int64), ("row", np.int32), ("coefficient", np.float64)):
-            object.__setattr__(self, name, np.require(getattr(self, name), dtype, "CW"))
+            object.__setattr__(self, name, np.require(getattr(self, name), dtype, ["C", "W"]))
 
     def __len__(self) -> int:
         return int(self.ptr.size - 1)
@@ -70,8 +75,7 @@ class Columns:
     @cached_property
     def by_row(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """The transpose's structure: ``(row_ptr int64[rows + 1], column int32[nnz])``."""
-        ptr, column = _transpose(self.ptr, self.row, self.rows)
-        return ptr, column
+        return transpose(self.ptr, self.row, self.rows)
 
     def column(self, j: int) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Rows and coefficients of column ``j``."""
@@ -79,9 +83,9 @@ class Columns:
         return self.row[s], self.coefficient[s]
 
     def load(self, amount: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``A @ amount``: bytes (or bytes/s) on every row when column ``j`` carries ``amount[j]``, float64[rows]."""
+        """``A @ amount``, float64[rows]: bytes (or bytes/s) per row when column ``j`` has ``amount[j]``."""
         weight = self.coefficient * np.repeat(amount, np.diff(self.ptr))
-        return np.bincount(self.row, weights=weight, minlength=self.rows)
+        return np.asarray(np.bincount(self.row, weights=weight, minlength=self.rows), np.float64)
 
     def without_rows(self, drop: NDArray[np.bool_]) -> Columns:
         """The same columns with the entries of ``drop``ped rows (bool[rows]) left out."""
@@ -115,7 +119,7 @@ class Columns:
 
 
 class ColumnsBuilder:
-    """Collects usage vectors one by one and gives equal ones the same number (for small, hand-made systems)."""
+    """Collects usage vectors one by one; equal ones get the same number (for small, hand-made systems)."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows

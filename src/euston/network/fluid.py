@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from euston.errors import ConfigError
-from euston.network._fill import OWN_CAP, UNBOUNDED, fill
+from euston.network._fill import CAPACITY, OWN_CAP, UNBOUNDED, fill
 from euston.network.columns import Columns
 
 __all__ = ["Allocation", "max_min"]
@@ -44,7 +44,7 @@ class Allocation:
         per_column = np.bincount(
             self.column, weights=np.where(np.isfinite(self.rate), self.rate, 0.0), minlength=len(self.columns)
         )
-        return self.columns.load(per_column)
+        return self.columns.load(np.asarray(per_column, np.float64))
 
     def certificate(self) -> float:
         """The worst relative violation of max-min optimality, at any size: 0 is a proof.
@@ -113,15 +113,19 @@ def max_min(
         For a capacity that is negative or not a number, a weight or cap that is not positive, a column that
         does not exist.
     """
-    cap = np.require(capacity, np.float64, "CW")
+    cap = np.require(capacity, np.float64, ["C", "W"])
     if cap.shape != (columns.rows,):
         raise ConfigError(f"capacity has shape {cap.shape}; these columns need ({columns.rows},)")
     if not (cap >= 0).all():
         bad = int(np.flatnonzero(~(cap >= 0))[0])
         raise ConfigError(f"capacity of row {bad} is {cap[bad]}; it must be a number >= 0 in bytes/s")
-    col = np.arange(len(columns), dtype=np.int64) if column is None else np.require(column, np.int64, "CW")
-    w = np.ones(col.size) if weight is None else np.require(weight, np.float64, "CW")
-    limit = np.full(col.size, np.inf) if rate_cap is None else np.require(rate_cap, np.float64, "CW")
+    col = (
+        np.arange(len(columns), dtype=np.int64)
+        if column is None
+        else np.require(column, np.int64, ["C", "W"])
+    )
+    w = np.ones(col.size) if weight is None else np.require(weight, np.float64, ["C", "W"])
+    limit = np.full(col.size, np.inf) if rate_cap is None else np.require(rate_cap, np.float64, ["C", "W"])
     for name, values in (("weight", w), ("rate_cap", limit)):
         if values.shape != col.shape:
             raise ConfigError(f"{name} has shape {values.shape}; there are {col.size} flows")
@@ -136,9 +140,10 @@ def max_min(
         raise ConfigError(f"column of flow {bad} is {col[bad]}; there are columns 0 to {len(columns) - 1}")
     rate = np.zeros(col.size)
     bottleneck = np.full(col.size, UNBOUNDED, np.int64)
-    scratch = np.empty((3, columns.rows))
+    rows = np.empty((4, columns.rows))
+    rows[CAPACITY] = cap
     rounds = fill(
-        np.arange(col.size, dtype=np.int64), col, w, limit, columns.ptr, columns.row, columns.coefficient,
-        cap, scratch[0], scratch[1], scratch[2], rate, bottleneck,
+        np.arange(col.size), col.size, col, w, limit, columns.ptr, columns.row, columns.coefficient,
+        rows, rate, bottleneck,
     )  # fmt: skip
     return Allocation(rate, bottleneck, columns, col, cap, w, limit, int(rounds))

@@ -181,7 +181,7 @@ def _verify(
     n_columns: int,
     n_rows: int,
 ) -> None:
-    """Check equitability with random class weights: unequal neighbourhoods give unequal sums almost surely."""
+    """Check equitability with random class weights: unequal neighbourhoods give unequal sums."""
     rng = np.random.default_rng(0)
     of_class = rng.uniform(1, 2, n_columns)[column_class]
     load = columns.load(of_class)

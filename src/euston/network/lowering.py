@@ -138,7 +138,8 @@ def lower(
         at = int(np.searchsorted(columns.ptr, np.flatnonzero(dead)[0], side="right")) - 1
         t = int(transfer_of_flow[at])
         raise RouteError(
-            f"transfer {t} ({transfers.kinds[transfers.kind[t]]}) needs a link that is dead; give it another path"
+            f"transfer {t} ({transfers.kinds[transfers.kind[t]]}) needs a link that is dead; "
+            "give it another path"
         )
     return Lowered(
         transfers=transfers,

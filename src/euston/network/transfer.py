@@ -70,7 +70,7 @@ class Transfer:
             raise ConfigError(f"transfer {self.tag.kind!r}: member bytes must be numbers between 0 and 2^50")
         if not 0 < self.weight < np.inf or not self.rate_cap > 0 or not 0 <= self.latency < np.inf:
             raise ConfigError(
-                f"transfer {self.tag.kind!r}: weight (finite) and rate_cap must be positive, latency a number >= 0; "
+                f"transfer {self.tag.kind!r}: weight and rate_cap must be positive, latency finite; "
                 f"got {self.weight}, {self.rate_cap}, {self.latency}"
             )
         object.__setattr__(self, "src", src)
@@ -168,7 +168,9 @@ class Transfers:
         kinds = {name: i for i, name in enumerate(dict.fromkeys(k for p in parts for k in p.kinds))}
         offsets = np.cumsum([0] + [p.src.size for p in parts])
         return cls(
-            ptr=np.concatenate([p.ptr[:-1] + o for p, o in zip(parts, offsets, strict=False)] + [offsets[-1:]]),
+            ptr=np.concatenate(
+                [p.ptr[:-1] + o for p, o in zip(parts, offsets, strict=False)] + [offsets[-1:]]
+            ),
             kind=np.concatenate([np.array([kinds[k] for k in p.kinds], np.int32)[p.kind] for p in parts]),
             kinds=tuple(kinds),
             **{

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from euston.report import _words as words
 from euston.result import Result
+from euston.scenario import yaml_text
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -105,7 +105,7 @@ def scalars(result: Result) -> list[tuple[str, str]]:
     """Every scalar with its value."""
     return [
         (
-            words.HEADLINES[name][0] if name in words.HEADLINES else heading(name),
+            words.scalar_name(name),
             words.scalar(name, value, result.units),
         )
         for name, value in result.scalars.items()
@@ -161,11 +161,7 @@ def resolved(result: Result) -> str:
     scenario = result.meta.get("scenario")
     if scenario is None:
         return ""
-    return (
-        scenario
-        if isinstance(scenario, str)
-        else json.dumps(scenario, indent=2, ensure_ascii=False, default=str)
-    )
+    return scenario if isinstance(scenario, str) else yaml_text(scenario)
 
 
 def about(result: Result) -> list[tuple[str, str]]:

@@ -19,9 +19,9 @@ Row = Mapping[str, Any]
 
 KINDS: dict[str, tuple[str, str]] = {
     "compute": ("Compute", "#4477aa"),
-    "forward": ("Forward", "#4477aa"),
-    "backward": ("Backward", "#2b4c72"),
-    "recompute": ("Recompute", "#88a9cf"),
+    "forward": ("Forward", "#6ba3d6"),
+    "backward": ("Backward", "#3767a0"),
+    "recompute": ("Recompute", "#a9c8e6"),
     "tensor": ("Exposed tensor parallel", "#e8a33d"),
     "context": ("Exposed context parallel", "#c9bb3a"),
     "expert": ("Exposed expert parallel", "#a3742c"),
@@ -79,7 +79,6 @@ SECONDS = {
 }  # fmt: skip
 BYTES = {"parameters", "gradients", "activations", "temporary", "peak", "bytes", "memory_peak"}
 SHARES = {
-    "exposed_communication_fraction",
     "share",
     "mfu",
     "hfu",
@@ -124,7 +123,10 @@ def number(value: float, digits: int = 4) -> str:
     """A plain number: thousands separated, no false precision."""
     if not math.isfinite(value):
         return "–"
-    if value == int(value) and abs(value) < 1e15:
+    if abs(value) >= 1e6:
+        power = min(int(math.log10(abs(value)) // 3), 6)
+        return f"{value / 1e3**power:.{digits}g} {' kMGTPE'[power]}"
+    if value == int(value):
         return f"{int(value):,}"
     if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}"
@@ -180,8 +182,17 @@ def with_unit(value: Any, unit: str) -> str:
             return f"{number(value)} {unit}"
 
 
+def scalar_name(name: str) -> str:
+    """What a scalar is called."""
+    return HEADLINES[name][0] if name in HEADLINES else name.replace("_", " ").capitalize()
+
+
 def scalar(name: str, value: Any, units: Mapping[str, str]) -> str:
     """A result's scalar as text, by its headline unit or the unit the result names."""
+    if name.endswith("_fits") and value in (0, 1):
+        return "yes" if value else "no"
+    if name.endswith("_fraction"):
+        return percent(float(value))
     unit = HEADLINES[name][1] if name in HEADLINES else units.get(name, "")
     return with_unit(value, unit)
 

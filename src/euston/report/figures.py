@@ -102,8 +102,8 @@ def waterfall(rows: Sequence[Row], total: float | None) -> Figure:
 
 
 _STAGE_PARTS = (
-    "compute", "recompute", "tensor", "context", "expert", "pipeline", "data", "optimizer", "overhead", "other",
-    "bubble",
+    "compute", "recompute", "tensor", "context", "expert", "pipeline", "data", "optimizer", "overhead",
+    "other", "bubble",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from euston.errors import MissingExtra
 from euston.report import _sections as sections
@@ -42,9 +42,15 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent}
+    environment.filters |= {"percent": percent, "breakable": _breakable}
     environment.globals |= {"cell": cell, "unit_of": column_unit, "heading": sections.heading}
     return environment
+
+
+def _breakable(path: str) -> Markup:
+    """A dotted path that may break after its dots and underscores, escaped."""
+    escaped = str(escape(path))
+    return Markup(escaped.replace(".", ".<wbr>").replace("_", "_<wbr>"))
 
 
 def _plotly() -> str:

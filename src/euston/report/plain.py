@@ -21,19 +21,20 @@ def document(result: Result, *, timeline: bool = True) -> dict[str, Any]:
     }
     if timeline and result.timeline is not None:
         data["timeline"] = result.timeline.to_dict(as_series=False)
-    plain: dict[str, Any] = _plain(data)
-    return plain
+    ready: dict[str, Any] = plain(data)
+    return ready
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """JSON-ready data: NumPy becomes plain, numbers that are not finite become null."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if value is None or isinstance(value, bool | str | int):
         return value
     if hasattr(value, "tolist"):  # numpy scalars and arrays
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value)

@@ -1,7 +1,8 @@
-"""The timeline chart: one lane per actor, compute in the upper part, communication in thin lines below it.
+"""The timeline chart: one lane per actor, computing in the upper part, communication in thin lines below it.
 
-Drawn as horizontal bars, one trace per kind. Where there are more intervals than a page shows smoothly,
-neighbours of one kind that lie closer than the chart's resolution become one bar, and the page says so.
+Thousands of passes do not fit a screen's pixels. Two levels are drawn instead. The overview joins neighbours
+into runs; within a run every kind has the share of the height that it has of the time, so areas stay true.
+The detail holds every interval; the page's script draws it as soon as the reader zooms in far enough.
 """
 
 from __future__ import annotations
@@ -10,20 +11,25 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from euston.report._words import colours, short_label
+from euston.report._words import KINDS, colours, kind_of, short_label
 from euston.report.figures import Figure, escape
 from euston.report.perfetto import natural
 
-MAX_BARS = 9_000
 MAX_LANES = 64
-_COMPUTE = 0.56
-"""Share of a lane's height that the compute stream takes."""
+MAX_DETAIL = 60_000
+EXACT_PER_LANE = 260
+"""Intervals of a lane up to which the overview shows every one (a lane is about 1,000 pixels long)."""
+
+_USABLE = 0.86
+"""Share of an actor's lane that is drawn on; the rest is the gap to the next."""
+_COMPUTE = 0.62
+"""Share of that which the compute stream takes where there are others."""
+_MAIN = ("forward", "backward", "recompute", "compute", "optimizer")
 
 
 def timeline(frame: pl.DataFrame) -> tuple[Figure, str]:
-    """The chart and a sentence on what it leaves out (empty when nothing).
+    """The chart and a sentence on how it was simplified (empty when it was not).
 
     Parameters
     ----------
@@ -31,57 +37,207 @@ def timeline(frame: pl.DataFrame) -> tuple[Figure, str]:
         Columns actor, stream, name, kind, start and end (s), optionally micro_batch and chunk.
     """
     notes = []
-    actors = sorted(frame["actor"].unique().to_list(), key=natural)
+    frame = frame.filter(pl.col("end") > pl.col("start"))
+    actors = _actors(frame)
     if len(actors) > MAX_LANES:
-        notes.append(f"the first {MAX_LANES} of {len(actors)} actors are drawn")
+        notes.append(f"The first {MAX_LANES} of {len(actors)} actors are drawn.")
         actors = actors[:MAX_LANES]
         frame = frame.filter(pl.col("actor").is_in(actors))
-    frame = frame.filter(pl.col("end") > pl.col("start"))
-    before = frame.height
-    frame = _coarsened(frame)
-    if frame.height < before:
+    frame = _placed(frame, actors).sort("actor_row", "stream", "start")
+    kinds = _kinds(frame)
+    runs, joined = _overview(frame)
+    figure: Figure = {"data": _traces(runs, kinds), "layout": _layout(actors, _span(frame))}
+    if joined:
         notes.append(
-            f"{before:,} intervals are drawn as {frame.height:,} bars: neighbours of one kind too close to tell "
-            "apart are joined (the Perfetto trace has every one)"
+            f"{frame.height:,} operations are too many for one picture: neighbours are drawn as one, split "
+            "in height as they split the time."
         )
-    streams = sorted(frame["stream"].unique().to_list(), key=lambda name: (name != "compute", natural(name)))
-    centre, height = _lanes(streams)
-    actor_row = {name: index for index, name in enumerate(actors)}
-    kinds = frame.group_by("kind").agg(pl.col("start").min()).sort("start")["kind"].to_list()
+        if frame.height <= MAX_DETAIL:
+            figure["detail"] = _detail(frame, actors, kinds)
+            notes.append("Zoom in to see each of them.")
+        else:
+            notes.append("The Perfetto trace has each of them.")
+    return figure, " ".join(notes)
+
+
+def _actors(frame: pl.DataFrame) -> list[str]:
+    """Actors that compute in natural order, then the others."""
+    computing = set(frame.filter(pl.col("stream") == "compute")["actor"].to_list())
+    return sorted(frame["actor"].unique().to_list(), key=lambda name: (name not in computing, natural(name)))
+
+
+def _kinds(frame: pl.DataFrame) -> list[str]:
+    order = {name: index for index, name in enumerate(KINDS)}
+    return sorted(
+        frame["kind"].unique().to_list(), key=lambda kind: (order.get(kind_of(kind), len(order)), kind)
+    )
+
+
+def _placed(frame: pl.DataFrame, actors: list[str]) -> pl.DataFrame:
+    """The frame with each row's place: actor_row, top and height of its stream, in lanes."""
+    computing = frame.filter(pl.col("stream") == "compute")["actor"].unique()
+    shared = frame.filter(pl.col("actor").is_in(computing.implode()))["stream"].unique().to_list()
+    others = sorted((name for name in shared if name != "compute"), key=natural)
+    main = _USABLE * (_COMPUTE if others else 1.0)
+    thin = (_USABLE - main) / max(len(others), 1)
+    place = {"compute": (-_USABLE / 2, main)}
+    for index, name in enumerate(others):
+        place[name] = (-_USABLE / 2 + main + thin * (index + 0.15), thin * 0.8)
+    alone = (-_USABLE / 4, _USABLE / 2)
+    rows = {name: index for index, name in enumerate(actors)}
+    spots = frame.select("actor", "stream").unique()
+    in_lane = set(computing.to_list())
+    table = [
+        (actor, stream, rows[actor], *(place[stream] if actor in in_lane else alone))
+        for actor, stream in spots.iter_rows()
+    ]
+    schema = {
+        "actor": pl.String,
+        "stream": pl.String,
+        "actor_row": pl.Int64,
+        "top": pl.Float64,
+        "height": pl.Float64,
+    }
+    return frame.join(pl.DataFrame(table, schema=schema, orient="row"), on=["actor", "stream"])
+
+
+def _overview(frame: pl.DataFrame) -> tuple[pl.DataFrame, bool]:
+    """Bars of the overview, and whether neighbours were joined.
+
+    Columns actor_row, stream, kind, start, length, y, width, text.
+    """
+    lanes = max(frame.select("actor_row", "stream").n_unique(), 1)
+    busiest = max(frame.group_by("actor_row", "stream").len()["len"].to_list(), default=0)
+    span = _span(frame)
+    if busiest <= EXACT_PER_LANE:
+        return _bars(frame.with_columns(run=pl.int_range(pl.len()))), False
+    for by_chunk, by_phase, gap in ((True, True, span / 800), (False, True, span / 200), (False, False, 0.0)):
+        runs = _runs(frame, span, by_chunk, by_phase, gap)
+        if runs["run"].n_unique() <= EXACT_PER_LANE * lanes:
+            break
+    return _bars(runs), True
+
+
+def _runs(frame: pl.DataFrame, span: float, by_chunk: bool, by_phase: bool, gap: float) -> pl.DataFrame:
+    """The frame with the number of the run each row belongs to; without a gap, runs are columns of time."""
+    lane = pl.struct("actor_row", "stream")
+    if gap == 0.0:
+        column = (pl.col("start") * (EXACT_PER_LANE / span)).floor().cast(pl.Int64)
+        return frame.with_columns(run=pl.struct("actor_row", "stream", column.alias("column")).rank("dense"))
+    phase = pl.when(pl.col("kind").is_in(_MAIN)).then(pl.col("kind")).forward_fill().backward_fill()
+    frame = frame.with_columns(phase=phase.over("actor_row", "stream"))
+    new = (lane != lane.shift()) | (pl.col("start") - pl.col("end").shift() > gap)
+    if by_phase:
+        new |= pl.col("phase").ne_missing(pl.col("phase").shift())
+    if by_chunk and "chunk" in frame.columns:
+        new |= pl.col("chunk") != pl.col("chunk").shift()
+    return frame.with_columns(run=new.fill_null(True).cum_sum())
+
+
+def _bars(runs: pl.DataFrame) -> pl.DataFrame:
+    """One bar per run and kind; kinds of a run lie over each other, as high as their shares."""
+    seconds = (pl.col("end") - pl.col("start")).sum()
+    if "chunk" not in runs.columns:
+        runs = runs.with_columns(chunk=pl.lit(-1))
+    whole = runs.group_by("run").agg(
+        begin=pl.col("start").min(),
+        finish=pl.col("end").max(),
+        busy=seconds,
+        least_chunk=pl.col("chunk").min(),
+        most_chunk=pl.col("chunk").max(),
+    )
+    order = pl.col("kind").is_in(_MAIN).not_()
+    return (
+        runs.group_by("run", "kind")
+        .agg(
+            pl.col("actor", "actor_row", "stream", "top", "height", "name").first(),
+            seconds=seconds,
+            count=pl.len(),
+        )
+        .join(whole, on="run")
+        .sort("run", order, "kind")
+        .with_columns(share=pl.col("seconds") / pl.col("busy"))
+        .with_columns(before=pl.col("share").cum_sum().over("run") - pl.col("share"))
+        .with_columns(
+            start=pl.col("begin"),
+            length=pl.col("finish") - pl.col("begin"),
+            width=pl.col("height") * pl.col("share"),
+            y=pl.col("actor_row")
+            + pl.col("top")
+            + pl.col("height") * (pl.col("before") + pl.col("share") / 2),
+        )
+    )
+
+
+def _traces(bars: pl.DataFrame, kinds: list[str]) -> list[dict[str, Any]]:
     palette = colours(kinds)
-    data: list[dict[str, Any]] = []
+    traces = []
     for kind in kinds:
-        part = frame.filter(pl.col("kind") == kind)
-        row = np.array([actor_row[name] for name in part["actor"]], dtype=float)
-        offset = np.array([centre[name] for name in part["stream"]])
-        start = part["start"].to_numpy()
-        length = part["end"].to_numpy() - start
-        data.append(
+        part = bars.filter(pl.col("kind") == kind)
+        traces.append(
             {
                 "type": "bar",
                 "orientation": "h",
                 "name": escape(short_label(kind)),
-                "y": _rounded(row + offset),
-                "x": _rounded(length),
-                "base": _rounded(start),
-                "width": _rounded(np.array([height[name] for name in part["stream"]])),
+                "y": _rounded(part["y"]),
+                "x": _rounded(part["length"]),
+                "base": _rounded(part["start"]),
+                "width": _rounded(part["width"]),
                 "marker": {"color": palette[kind], "line": {"width": 0}},
-                "hovertext": _hover(part),
+                "hovertext": [_hover(row) for row in part.iter_rows(named=True)],
                 "hovertemplate": "%{hovertext}<extra></extra>",
                 "textposition": "none",
             }
         )
-    layout = {
-        "height": 110 + max(26, min(44, 900 // max(len(actors), 1))) * len(actors),
+    return traces
+
+
+def _hover(row: dict[str, Any]) -> str:
+    what = row["name"] if row["count"] == 1 else f"{row['count']} x {row['kind']}"
+    text = f"<b>{escape(what)}</b><br>{escape(row['actor'])} · {escape(row['stream'])}"
+    if row["least_chunk"] is not None and row["least_chunk"] == row["most_chunk"] >= 0:
+        text += f" · chunk {row['least_chunk']}"
+    text += f"<br>from {row['start'] * 1e3:,.1f} ms, {row['length'] * 1e3:,.3g} ms long"
+    return text if row["share"] > 0.9995 else f"{text}, {row['share'] * 100:.0f} % of it"
+
+
+def _detail(frame: pl.DataFrame, actors: list[str], kinds: list[str]) -> dict[str, Any]:
+    """Every interval as columns: the script builds the bars of the part in view. Strings are indices."""
+    names, streams = (frame[key].unique(maintain_order=True).to_list() for key in ("name", "stream"))
+    ordered = frame.sort("start")
+    data: dict[str, Any] = {
+        "names": [escape(name) for name in names],
+        "actors": [escape(name) for name in actors],
+        "streams": [escape(name) for name in streams],
+        "name": _indices(ordered["name"], names),
+        "stream": _indices(ordered["stream"], streams),
+        "kind": _indices(ordered["kind"], kinds),
+        "actor": ordered["actor_row"].to_list(),
+        "start": _rounded(ordered["start"]),
+        "length": _rounded(ordered["end"] - ordered["start"]),
+        "y": _rounded(ordered["actor_row"] + ordered["top"] + ordered["height"] / 2, 4),
+        "width": _rounded(ordered["height"], 3),
+    }
+    for key in ("micro_batch", "chunk"):
+        if key in ordered.columns:
+            data[key] = ordered[key].to_list()
+    return data
+
+
+def _indices(column: pl.Series, values: list[str]) -> list[int]:
+    index = {value: number for number, value in enumerate(values)}
+    return [index[value] for value in column.to_list()]
+
+
+def _layout(actors: list[str], span: float) -> dict[str, Any]:
+    return {
+        "height": 110 + max(28, min(46, 900 // max(len(actors), 1))) * len(actors),
         "margin": {"l": 8, "r": 16, "t": 8, "b": 40},
         "barmode": "overlay",
         "hovermode": "closest",
         "dragmode": "zoom",
-        "xaxis": {
-            "title": {"text": "seconds"},
-            "zeroline": False,
-            "range": [0, _span(frame)],
-        },
+        "uirevision": "keep",
+        "xaxis": {"title": {"text": "seconds"}, "zeroline": False, "range": [0, span]},
         "yaxis": {
             "tickmode": "array",
             "tickvals": list(range(len(actors))),
@@ -94,70 +250,6 @@ def timeline(frame: pl.DataFrame) -> tuple[Figure, str]:
         },
         "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "xanchor": "left"},
     }
-    sentence = "; ".join(notes)
-    return {"data": data, "layout": layout}, sentence[:1].upper() + sentence[1:] + "." if sentence else ""
-
-
-def _lanes(streams: list[str]) -> tuple[dict[str, float], dict[str, float]]:
-    """Centre and height of every stream within a lane of height 1, which has a small gap to the next."""
-    others = [name for name in streams if name != "compute"]
-    usable, top = 0.86, -0.43
-    if not others:
-        return {"compute": 0.0}, {"compute": usable}
-    main = _COMPUTE if "compute" in streams else 0.0
-    thin = (usable - main) / len(others)
-    centre, height = {"compute": top + main / 2}, {"compute": main}
-    for index, name in enumerate(others):
-        centre[name] = top + main + thin * (index + 0.5)
-        height[name] = thin * 0.86
-    return centre, height
-
-
-def _coarsened(frame: pl.DataFrame) -> pl.DataFrame:
-    """Join neighbours of one kind on one lane until at most `MAX_BARS` are left."""
-    if frame.height <= MAX_BARS:
-        return frame
-    span = _span(frame)
-    for bins in (4000, 1500, 500, 150, 50):
-        gap = span / bins
-        lanes = frame.sort("actor", "stream", "start").with_columns(
-            (
-                (pl.col("kind") != pl.col("kind").shift())
-                | (pl.col("actor") != pl.col("actor").shift())
-                | (pl.col("stream") != pl.col("stream").shift())
-                | (pl.col("start") - pl.col("end").shift() > gap)
-                # bars that can be told apart stay apart
-                | (
-                    (pl.col("end") - pl.col("start") > 4 * gap)
-                    & (pl.col("end").shift() - pl.col("start").shift() > 4 * gap)
-                )
-            )
-            .fill_null(True)
-            .cum_sum()
-            .alias("group")
-        )
-        joined = (
-            lanes.group_by("group", maintain_order=True)
-            .agg(
-                pl.col("actor", "stream", "kind").first(),
-                pl.when(pl.len() == 1)
-                .then(pl.col("name").first())
-                .otherwise(pl.format("{} x {}", pl.len(), pl.col("kind").first()))
-                .first()
-                .alias("name"),
-                pl.col("start").min(),
-                pl.col("end").max(),
-                *(
-                    pl.when(pl.len() == 1).then(pl.col(key).first()).otherwise(-1).first().alias(key)
-                    for key in ("micro_batch", "chunk")
-                    if key in frame.columns
-                ),
-            )
-            .drop("group")
-        )
-        if joined.height <= MAX_BARS:
-            break
-    return joined.sort("start").head(4 * MAX_BARS)
 
 
 def _span(frame: pl.DataFrame) -> float:
@@ -165,19 +257,6 @@ def _span(frame: pl.DataFrame) -> float:
     return max(frame["end"].to_list(), default=1.0)
 
 
-def _rounded(values: NDArray[np.float64]) -> list[float]:
-    """Seven digits: enough for a screen, a third of the bytes."""
-    return [float(f"{value:.7g}") for value in values.tolist()]
-
-
-def _hover(part: pl.DataFrame) -> list[str]:
-    texts = []
-    for row in part.iter_rows(named=True):
-        text = f"<b>{escape(row['name'])}</b><br>{escape(row['actor'])} · {escape(row['stream'])}"
-        if (row.get("micro_batch") or 0) >= 0 and row.get("micro_batch") is not None:
-            text += f"<br>micro-batch {row['micro_batch']}"
-            if row.get("chunk") is not None and row["chunk"] >= 0:
-                text += f", chunk {row['chunk']}"
-        length = (row["end"] - row["start"]) * 1e3
-        texts.append(f"{text}<br>{row['start'] * 1e3:,.2f} ms + {length:,.3g} ms")
-    return texts
+def _rounded(values: pl.Series, digits: int = 7) -> list[float]:
+    """Seven digits are enough for a screen, and a third of the bytes."""
+    return [float(f"{value:.{digits}g}") for value in np.asarray(values, dtype=float).tolist()]

@@ -1,7 +1,7 @@
 """Scenario files: one description of sites, jobs and policies, validated before anything runs."""
 
 from euston.scenario._check import check
-from euston.scenario._files import dump, load, loads, schema, with_place
+from euston.scenario._files import dump, from_data, load, loads, schema, with_place, yaml_text
 from euston.scenario._problems import ScenarioError
 from euston.scenario.jobs import (
     AssumptionSection,
@@ -42,8 +42,10 @@ __all__ = [
     "TrainingSection",
     "check",
     "dump",
+    "from_data",
     "load",
     "loads",
     "schema",
     "with_place",
+    "yaml_text",
 ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from collections.abc import Mapping
+from math import isfinite
 from typing import Annotated, Any, ClassVar
 
 from pydantic import (
@@ -82,7 +82,7 @@ def _whole(value: Any) -> Any:
 def _number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise refuse(f"{value!r} is not a number")
-    if not math.isfinite(value):
+    if not isfinite(value):
         raise refuse(f"{value!r} is not a finite number")
     return float(value)
 
@@ -118,7 +118,7 @@ def quantity(dimension: str, *, positive: bool = False) -> Any:
 
     def validate(value: Any, info: ValidationInfo) -> float:
         from_file = bool(info.context and info.context.get(FROM_FILE))
-        if from_file and isinstance(value, int | float) and not isinstance(value, bool):
+        if from_file and isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
             unit = DIMENSIONS[dimension].example.partition(" ")[2]
             raise refuse(f'{value} has no unit; write e.g. "{value} {unit}"')
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ruamel.yaml import YAML
 from euston.errors import EustonError
 from euston.scenario._base import FROM_FILE
 from euston.scenario._problems import ScenarioError, dotted, located, sentences
-from euston.scenario._yaml import YamlProblem, read
+from euston.scenario._yaml import Document, YamlProblem, read
 from euston.scenario.model import Scenario
 
 _MAX_BYTES = 16 * 1024 * 1024
@@ -50,8 +51,6 @@ def loads(text: str, name: str = "scenario.yaml") -> Scenario:
     ScenarioError
         See `load`.
     """
-    from euston.scenario._check import problems
-
     try:
         document = read(text)
     except YamlProblem as problem:
@@ -60,11 +59,28 @@ def loads(text: str, name: str = "scenario.yaml") -> Scenario:
         raise ScenarioError([f"{name}{place}: {key}{problem.message}"]) from None
     if not isinstance(document.data, dict):
         raise ScenarioError([f"{name}:1:1: holds no keys; a scenario begins with `version: 1`"])
-    found = _version(document.data)
+    return _validated(document.data, name, document)
+
+
+def from_data(data: Mapping[str, Any]) -> Scenario:
+    """Validate a scenario given as plain Python data; numbers without a unit are SI.
+
+    Raises
+    ------
+    ScenarioError
+        See `load`; without file, line and column.
+    """
+    return _validated(dict(data), "", None)
+
+
+def _validated(data: dict[str, Any], name: str, document: Document | None) -> Scenario:
+    from euston.scenario._check import problems
+
+    found = _version(data) if document else []
     scenario: Scenario | None = None
     if not found:
         try:
-            scenario = Scenario.model_validate(document.data, context={FROM_FILE: True})
+            scenario = Scenario.model_validate(data, context={FROM_FILE: document is not None})
         except ValidationError as error:
             found = sentences(error.errors(include_url=False), document)
     if scenario is not None:
@@ -101,7 +117,11 @@ def with_place(scenario: Scenario, error: EustonError) -> EustonError:
 
 def dump(scenario: Scenario) -> str:
     """The scenario as YAML with every default written out; `loads` gives the same scenario back."""
-    data = scenario.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return yaml_text(scenario.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+def yaml_text(data: Any) -> str:
+    """Plain data as YAML 1.2, as scenarios are written."""
     yaml = YAML(typ="rt", pure=True)
     yaml.default_flow_style = False
     yaml.width = 110

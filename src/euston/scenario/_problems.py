@@ -47,7 +47,7 @@ def located(message: str, source: str, document: Document | None) -> str:
     if not source:
         return message
     match = _PLACE.match(message)
-    mark = document.mark(undotted(match[1]) if match else ()) if document else None
+    mark = document.mark(undotted(match[1])) if document and match else None
     return f"{source}:{mark[0]}:{mark[1]}: {message}" if mark else f"{source}: {message}"
 
 
@@ -55,6 +55,8 @@ def sentences(errors: Sequence[ErrorDetails], document: Document | None) -> list
     """One sentence per pydantic error, in the order of the file."""
     found = []
     for order, error in enumerate(errors):
+        if error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]:
+            continue  # pydantic counts only the valid entries; the others have an error of their own
         path = tuple(step for step in error["loc"] if not (isinstance(step, str) and step.startswith("~")))
         key = error.get("ctx", {}).get("key")
         if key is not None:
@@ -81,11 +83,10 @@ def _words(error: ErrorDetails) -> str:
             return f"{shown} is too large; at most {context['le']}"
         case "literal_error":
             choices = re.findall(r"'([^']*)'", str(context["expected"])) or [str(context["expected"])]
-            return (
-                unknown("value", value, choices)
-                if isinstance(value, str)
-                else f"{shown} is none of {_or(choices)}"
-            )
+            if not isinstance(value, str):
+                return f"{shown} is none of {_or(choices)}"
+            key = next((step for step in reversed(error["loc"]) if isinstance(step, str)), "value")
+            return unknown(key.replace("_", " "), value, choices)
         case "too_short":
             return f"holds {context['actual_length']} entries; at least {context['min_length']}"
         case "too_long":

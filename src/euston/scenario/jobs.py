@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, SerializationInfo, Tag, field_seriali
 
 from euston.errors import UnitError, unknown
 from euston.scenario._base import FROM_FILE, Count, Flag, Number, Section, Text, Whole, refuse
-from euston.units import DIMENSIONS, exact_text, parse
+from euston.units import exact_text, parse
 
 SHARDINGS = ("none", "zero1", "zero2", "zero3")
 
@@ -150,7 +150,7 @@ class ReferenceSection(Section):
             return data
         from_file = bool(info.context and info.context.get(FROM_FILE))
         if from_file and isinstance(value, int | float) and not isinstance(value, bool):
-            unit = DIMENSIONS[dimension].example.partition(" ")[2]
+            unit = {"duration": "s", "data": "GiB", "energy": "MJ"}[dimension]
             raise refuse(f'{value} has no unit; write e.g. "{value} {unit}"', "value")
         try:
             return {**data, "value": parse(value, dimension)}

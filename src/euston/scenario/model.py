@@ -97,7 +97,7 @@ class Scenario(Section):
     Raises
     ------
     pydantic.ValidationError
-        From Python, for a value that does not fit its key; `load` and `loads` raise `ScenarioError`.
+        A value that does not fit its key; `load`, `loads` and `from_data` raise `ScenarioError` instead.
     """
 
     version: Literal[1] = Field(default=1, description="Version of the format: 1.")

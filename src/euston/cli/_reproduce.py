@@ -1,0 +1,104 @@
+"""`euston reproduce`: published figures beside ours, study by study."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from euston.cli._out import CatalogDir, Json, Quiet, Seed, console, put, put_json, say, table, use_catalog
+from euston.errors import BadInput, unknown
+
+
+def reproduce(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A study, see --list.", show_default=False)
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the studies.")] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="CSV|DIR", help="Your own measurements in place of the packaged ones."
+        ),
+    ] = None,
+    catalog: CatalogDir = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    seed: Seed = None,
+) -> None:
+    """Compare with published figures: one row per figure and a summary."""
+    studies = import_module("euston.studies")  # on use: it imports the simulator
+    names: list[str] = list(studies.names())
+    if list_:
+        if json_:
+            put_json({"version": 1, "studies": names})
+        elif not quiet:
+            for known in names:
+                put(known)
+        return
+    if name is None:
+        raise BadInput(f"which study? give its name, one of {', '.join(names)}")
+    if name not in names:
+        raise BadInput(unknown("study", name, names))
+    if data is not None and not data.exists():
+        raise BadInput(f"{data}: no such file or folder")
+    use_catalog(catalog)
+    say(f"running {name}", quiet=quiet or json_)
+    outcome: dict[str, Any] = studies.run(name, data=data, seed=seed or 0)
+    if json_:
+        put_json(outcome)
+    elif not quiet:
+        _print(outcome)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else ""
+
+
+def _percent(value: Any) -> str:
+    return f"{value * 100:.1f} %" if isinstance(value, int | float) else ""
+
+
+def _print(outcome: dict[str, Any]) -> None:
+    lines = []
+    for row in outcome["rows"]:
+        error = row.get("error")
+        role = row.get("role") or ""
+        remark = "; ".join(str(part) for part in (role, row.get("reason")) if part)
+        lines.append(
+            [
+                str(row["id"]),
+                str(row["quantity"]),
+                _number(row.get("published")),
+                _number(row.get("ours")),
+                f"{error * 100:+.1f} %" if isinstance(error, int | float) else "",
+                _listed(row.get("guessed")),
+                remark,
+            ]
+        )
+    table(["id", "quantity", "published", "ours", "error", "guessed", ""], lines, right=(2, 3, 4))
+    summary = outcome["summary"]
+    console().print()
+    overall = [["all", *_scores(summary)]]
+    for dimension, groups in (summary.get("by") or {}).items():
+        overall += [[f"{dimension}: {group}", *_scores(scores)] for group, scores in groups.items()]
+    heads = ["", "rows", "covered", "MAPE", "median", "90th", "bias"]
+    table(heads, overall, right=tuple(range(1, len(heads))))
+
+
+def _scores(scores: dict[str, Any]) -> list[str]:
+    bias = scores.get("bias")
+    return [
+        str(scores.get("n", "")),
+        _percent(scores.get("coverage")),
+        *(_percent(scores.get(key)) for key in ("mape", "median", "p90")),
+        f"{bias * 100:+.1f} %" if isinstance(bias, int | float) else "",
+    ]
+
+
+def _listed(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(str(item) for item in value)
+    return str(value or "")
