@@ -42,7 +42,12 @@ class _Fickle(Ecmp):
 
 @pytest.mark.parametrize(
     ("policy", "message"),
-    [(_Halved(), "must sum to 1"), (_Blind(), "dead link"), (_Fickle(), "same answer twice"), (np.zeros(3), "no policy")],
+    [
+        (_Halved(), "must sum to 1"),
+        (_Blind(), "dead link"),
+        (_Fickle(), "same answer twice"),
+        (np.zeros(3), "no policy"),
+    ],
 )
 def test_broken_policies_are_caught(policy, message):
     with pytest.raises(PolicyError, match=message):

@@ -5,6 +5,8 @@ No room imports this module.
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,7 +35,7 @@ def check_policy(policy: object) -> None:
         Naming the promise that is broken.
     """
     if hasattr(policy, "spread"):
-        _check_balancing(policy)
+        _check_balancing(cast(Balancing, policy))
         return
     raise PolicyError(f"{policy!r} is no policy that this version knows; a balancing policy has `spread`")
 
@@ -98,7 +100,9 @@ def _check_spread(
     _require(spread.split[bundle[single]].all(), policy, "a single link is used in a bundle not marked split")
     lone = np.diff(fabric.bundle_start)[bundle] == 1
     _require(
-        (~spread.split[bundle[~single & ~lone]]).all(), policy, "a whole bundle is used though it is marked split"
+        (~spread.split[bundle[~single & ~lone]]).all(),
+        policy,
+        "a whole bundle is used though it is marked split",
     )
     if alive is not None:
         used = spread.row[single] - fabric.bundles

@@ -140,6 +140,18 @@ def test_events_may_be_given_in_any_order_and_after_the_end() -> None:
     assert executor.result().end.tolist() == [6.0]
 
 
+def test_what_ends_when_its_link_dies_or_its_stream_stops_has_ended() -> None:
+    """0.1 + 0.2 is a hair after 0.3 in floats, yet the same moment."""
+    b = ProgramBuilder()
+    gpu, nic = b.stream("gpu"), b.stream("nic")
+    for i, amount in enumerate((0.1, 0.2)):
+        b.compute(gpu, amount, label="work")
+        b.send(i, label="x", stream=nic)
+    events = [CapacityEvent(0.3, 0, 0.0), SpeedEvent(0.3, gpu, 0.0)]
+    result = execute(b.build(), simple([1.0], [{0: 1.0}] * 2, [0.1, 0.2]), [1.0], events=events)
+    assert result.end == pytest.approx([0.1, 0.1, 0.3, 0.3])
+
+
 def test_speed_changes_and_shares_of_speed() -> None:
     """4 s of work; half speed from 1 s; a transfer from 2 s to 4 s takes a quarter: 2.25 done by 4 s."""
     b = ProgramBuilder()

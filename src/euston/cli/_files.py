@@ -21,7 +21,9 @@ def validate(
 ) -> None:
     """Check scenarios without running them; every problem comes with its line."""
     from euston import scenario as scenarios
+    from euston.assemble import prepare
     from euston.cli._app import report
+    from euston.errors import BadInput
 
     use_catalog(catalog)
     found: dict[str, list[str]] = {}
@@ -32,6 +34,13 @@ def validate(
         except scenarios.ScenarioError as error:
             found[str(file)] = list(error.problems)
             report(error)
+            continue
+        try:
+            prepare(scenario)
+        except BadInput as error:
+            placed = scenarios.with_place(scenario, error)
+            found[str(file)] = [str(placed)]
+            report(placed)
             continue
         if not (quiet or json_):
             accelerators = sum(site.accelerators for site in scenario.sites)

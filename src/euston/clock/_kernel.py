@@ -19,6 +19,9 @@ from euston.network._fill import CAPACITY, fill
 ZERO, ONE, NONE = np.array([0, 1, -1])
 LINE = np.arange(11, dtype=np.uintp)
 
+# Events closer than this (relative) are one moment: float dust, far below a nanosecond.
+WINDOW = 1e-13
+
 # Event types.
 EV_CAPACITY, EV_SPEED, EV_FLOW, EV_CAPPED, EV_COMPUTE, EV_DONE, EV_RELEASE = np.arange(7)
 
@@ -170,7 +173,9 @@ def _set_pace(stream, stream_i, heap, i, version, s, t, speed, slowers, share): 
     running = stream_i[RUNNING, s] >= 0
     if running:
         pace = stream[SPEED, s] * max(0.0, 1.0 - stream[SLOWED, s])
-        stream[WORK_LEFT, s] = max(0.0, stream[WORK_LEFT, s] - pace * (t - stream[TOUCHED, s]))
+        left = stream[WORK_LEFT, s] - pace * (t - stream[TOUCHED, s])
+        # What would have ended at this moment has: a change of speed that comes with it is too late.
+        stream[WORK_LEFT, s] = left if left > pace * t * WINDOW else 0.0
         stream[TOUCHED, s] = t
     stream_i[SLOWERS, s] += slowers
     # The last one leaves no dust behind.
@@ -327,7 +332,8 @@ def _repair(fx, st, t):  # type: ignore[no-untyped-def]
         f = flow_i[F_LIST, k]
         flow_i[F_LIVE, k] = f
         left = flow[LEFT_BYTES, f] - flow[RATE, f] * (t - flow[SINCE, f])
-        flow[LEFT_BYTES, f] = max(0.0, left)
+        # What would have ended at this moment has: the death of a link that comes with it is too late.
+        flow[LEFT_BYTES, f] = left if left > flow[RATE, f] * t * WINDOW else 0.0
         flow[SINCE, f] = t
         flow[BEFORE, f] = flow[RATE, f]
     i[I_ROUNDS] += fill(
@@ -347,11 +353,10 @@ def _repair(fx, st, t):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, no_cfunc_wrapper=True)
-def advance(fx, st, until, window):  # type: ignore[no-untyped-def]
+def advance(fx, st, until):  # type: ignore[no-untyped-def]
     """Run up to and including ``until``; stop right after the first batch that fills the outbox.
 
-    ``window`` is the relative time within which events count as simultaneous. Returns the time of the next
-    event, inf when nothing will happen.
+    Returns the time of the next event, inf when nothing will happen.
     """
     fixed, heap, i, now, ops = fx.op, st.heap, st.i, st.now, st.op
     stream, stream_i, version = st.stream, st.stream_i, st.version
@@ -373,7 +378,7 @@ def advance(fx, st, until, window):  # type: ignore[no-untyped-def]
                 now[0] = until
             return t
         # One batch: all events within the window, and what they cause at once.
-        edge = t + window * t
+        edge = t + WINDOW * t
         while t <= edge:
             kind = int(heap[0, TYPE])
             x = int(heap[0, ID])

@@ -22,9 +22,6 @@ from euston.network.columns import transpose
 
 __all__ = ["CapacityEvent", "Execution", "Executor", "SpeedEvent", "execute"]
 
-# Events closer than this (relative) are one moment: float dust, far below a nanosecond.
-WINDOW = 1e-13
-
 
 @dataclass(frozen=True)
 class CapacityEvent:
@@ -290,7 +287,7 @@ class Executor:
                 )
             self._held[op] -= 1
             self._push(message.time, int(k.EV_RELEASE), op)
-        self._next = k.advance(self._fixed, st, float(until), WINDOW)
+        self._next = k.advance(self._fixed, st, float(until))
         n = int(st.i[k.I_OUT])
         st.i[k.I_OUT] = 0
         ended = sorted((float(st.when[k.END, op]), int(op)) for op in st.op[k.OUTBOX, :n])

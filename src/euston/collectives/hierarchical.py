@@ -78,7 +78,7 @@ def hierarchical_all_reduce(
                     )
                     for k in range(g)
                 ),
-            )  # fmt: skip
+            )
         )
     if g > 1:
         stages.append(inside("all_gather"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 __all__ = ["P2P_LATENCY", "SCALE_OUT_EFFICIENCY", "SCALE_OUT_STEP_LATENCY", "SM_SHARE"]
 
-# Bus bandwidth over NIC bandwidth at GiB messages: 0.76 (4x8 B200, stas00/ml-engineering network README) to 0.85.
+# Bus bandwidth over NIC bandwidth at GiB messages: 0.76 (4x8 B200) to 0.85 (stas00/ml-engineering, network).
 SCALE_OUT_EFFICIENCY = 0.8
 
 # NCCL tuning.cc, network ring, Simple protocol: 14 us per step.

@@ -13,7 +13,7 @@ __all__ = ["ring", "ring_edges", "ring_in_steps"]
 
 
 def ring_edges(groups: ArrayLike) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Sources and destinations of the rings over ``groups``: two int32[G, n] arrays, rank i sends to i + 1."""
+    """Sources and destinations of rings over ``groups``: two int32[G, n]; rank i sends to i + 1."""
     g = np.atleast_2d(np.asarray(groups, np.int32))
     return g, np.roll(g, -1, axis=1)
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from euston import catalog
+from euston.assemble import device, fabric
 from euston.catalog import Accelerator
 from euston.cluster import Site, place
 from euston.devices import GPU
 from euston.errors import CatalogError, EustonError
 from euston.scenario import build
 from euston.scenario.sites import FabricSection, SiteSection
-from euston.simulate import device, fabric
 from euston.training import TrainingJob, fits, run_iteration
 
 from ._facts import DATA, Machines
@@ -115,7 +115,7 @@ class _Predictor:
         if key not in self.seconds:
             site = self.site(accelerator, job.parallel.world, machines)
             placed = [(job, place(job.parallel, site))]
-            iteration = run_iteration(placed, site, self.device(accelerator, job))
+            iteration = run_iteration(placed, site, [self.device(accelerator, job)])
             self.seconds[key] = iteration.jobs[0].step_time
         return self.seconds[key]
 

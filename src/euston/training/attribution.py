@@ -20,7 +20,7 @@ _BUBBLE = 6
 
 
 def attribute(run: Execution, streams: NDArray[np.int64], step_time: float) -> NDArray[np.float64]:
-    """Seconds per category on each of ``streams``, float64[len(streams), len(CATEGORIES)]; rows sum to the step.
+    """Seconds per category on each of S streams, float64[S, len(CATEGORIES)]; rows sum to the step.
 
     A running operation counts as its own category (a collective on the compute stream is exposed). A gap
     before an operation is charged to the transfer that ended it for as long as that transfer ran, then to

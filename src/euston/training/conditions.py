@@ -1,4 +1,4 @@
-"""What a site is like while jobs run: balancing policy, slow and failed links, slow hosts, fidelity switches."""
+"""What a site is like while jobs run: balancing, slow and failed links, slow hosts, fidelity."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ class Conditions:
                 now[fault.link] = min(now[fault.link], worst)
         return now, floor
 
-    def capacity_events(self, fabric: Fabric, low: Lowered) -> tuple[list[CapacityEvent], NDArray[np.float64]]:
+    def capacity_events(
+        self, fabric: Fabric, low: Lowered
+    ) -> tuple[list[CapacityEvent], NDArray[np.float64]]:
         """Later changes of rows, and a label per row for folding (its capacity, or its series of changes)."""
         changes: dict[float, list[tuple[int, float]]] = {}
         for fault in self.links:
@@ -107,7 +109,7 @@ class Conditions:
         return events, label
 
     def owner_labels(self, site: Site, places: Sequence[Grid]) -> NDArray[np.int64]:
-        """A number per replica of every job: equal for equal series of host speeds, int64[replicas of all]."""
+        """A number per replica of every job, equal for equal series of host speeds, int64[all replicas]."""
         slow: dict[int, list[tuple[float, float, float]]] = {}
         for fault in self.hosts:
             slow.setdefault(fault.host, []).append((fault.at, fault.until, fault.speed))
@@ -121,7 +123,10 @@ class Conditions:
                 key: tuple[object, ...] = (job,)
                 if hit[d].any():
                     stages = np.flatnonzero(hit[d].any(axis=1))
-                    key += tuple((int(s), tuple(sorted(x for h in set(host[d, s]) for x in slow.get(int(h), [])))) for s in stages)
+                    key += tuple(
+                        (int(s), tuple(sorted(x for h in set(host[d, s]) for x in slow.get(int(h), []))))
+                        for s in stages
+                    )
                 label[first + d] = kinds.setdefault(key, len(kinds))
             first += g.replicas
         return label

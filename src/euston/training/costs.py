@@ -42,6 +42,7 @@ class TensorCollective:
 
     @property
     def seconds(self) -> float:
+        """Time of one, alone."""
         return self.latency + self.wire_bytes / self.rate
 
 
@@ -120,8 +121,8 @@ def _counts(job: TrainingJob) -> tuple[float, float, float]:
     # An input gradient's collective runs beside the weight gradient where the software does that.
     scatter = 2.0
     if job.parallel.sequence:
-        # Forward: gather before and scatter after each of attention and MLP. Backward: gather of a row-parallel
-        # output's gradient on the path; the saved inputs are gathered again beside the input gradients.
+        # Forward: gather before and scatter after each of attention and MLP. Backward: gather of a
+        # row-parallel output's gradient on the path; saved inputs are gathered again beside their gradients.
         forward, on_path, beside = 4.0, 2.0, 2.0
     else:
         forward, on_path, beside = 2.0, 0.0, 0.0
@@ -187,7 +188,8 @@ def costs(job: TrainingJob, stages: Stages, device: GPU, *, speed_spread: float 
         for c in range(stages.virtual):
             n = stages.layers[s][c]
             first, last = stages.has_embedding(s, c), stages.has_head(s, c)
-            ends: list[Part] = [part for part, here in (("embedding", first), ("head", last)) if here]
+            here: dict[Part, bool] = {"embedding": first, "head": last}
+            ends = [part for part, held in here.items() if held]
             on_end = float(p.tensor > 1) * len(ends)
             parameters = n * model.rank_parameters("layer", p.tensor)
             parameters += sum(model.rank_parameters(end, p.tensor) for end in ends)

@@ -1,4 +1,4 @@
-"""One training iteration on a site: routes lowered to columns, replicas folded, programs executed together."""
+"""One training iteration on a site: routes lowered, replicas folded, programs executed together."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ class Iteration:
     lowered: Lowered
     table: TransferTable
     row_bytes: NDArray[np.float64]
+    conditions: Conditions
     columns: int
     classes: int
     rounds: int
@@ -77,7 +78,7 @@ class Iteration:
 def run_iteration(
     jobs: Sequence[tuple[TrainingJob, Placement]],
     site: Site,
-    device: GPU,
+    devices: Sequence[GPU],
     conditions: Conditions | None = None,
 ) -> Iteration:
     """Execute one optimiser step of every job, all starting together on one site.
@@ -86,8 +87,8 @@ def run_iteration(
     ----------
     jobs : sequence of (TrainingJob, Placement)
         Checked jobs; their placements must not overlap.
-    device : GPU
-        Prices the operators.
+    devices : sequence of GPU
+        Prices each job's operators.
 
     Raises
     ------
@@ -101,7 +102,7 @@ def run_iteration(
     domain = fabric.domain
     parts, rings, first_owner, first_role = [], [], 0, 0
     owners = []
-    for g, (job, _) in zip(places, jobs, strict=True):
+    for g in places:
         unit, *n = routes(g, domain, first_owner=first_owner, first_role=first_role)
         parts.append(unit)
         rings.append((n[0], n[1]))  # of gradients, of tensor-parallel collectives
@@ -116,12 +117,15 @@ def run_iteration(
     if c.links:
         changes, row_label = c.capacity_events(fabric, low)
         events += changes
-    columns, column_of = low.binding, np.arange(len(low.columns))
+    columns = low.binding
+    column_of: NDArray[np.int64] = np.arange(len(low.columns))
     representative = [np.arange(g.replicas, dtype=np.int64) for g in places]
     count = [np.ones(g.replicas, np.int64) for g in places]
     cap, rounds, row_class = low.capacity, 0, None
     if not c.contention:
-        columns = Columns(np.zeros(len(low.columns) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0), low.columns.rows)
+        columns = Columns(
+            np.zeros(len(low.columns) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0), low.columns.rows
+        )
     if c.folding:
         folding = fold(
             columns, row_label=row_label, column_label=low.transfers.role + 1,
@@ -129,26 +133,38 @@ def run_iteration(
         )  # fmt: skip
         rounds = folding.rounds
         if folding.ratio > 1.0:
-            columns, column_of, row_class = folding.columns, folding.column_class, folding.row_class
+            columns, row_class = folding.columns, folding.row_class
+            column_of = folding.column_class.astype(np.int64)
             cap = low.capacity[folding.row_representative]
             events = [*fold_events(changes, row_class)] if c.links else []
             for j, g in enumerate(places):
                 mine = folding.owner_class[owners[j] : owners[j] + g.replicas]
-                _, first, times = np.unique(mine, return_index=True, return_counts=True)
-                order = np.argsort(first)
-                representative[j], count[j] = first[order].astype(np.int64), times[order].astype(np.int64)
+                _, earliest, times = np.unique(mine, return_index=True, return_counts=True)
+                order = np.argsort(earliest)
+                representative[j], count[j] = earliest[order].astype(np.int64), times[order].astype(np.int64)
     tables, programs, runs = [], [], []
-    speed, offset, first_stream = [], 0, 0
+    speed: list[NDArray[np.float64]] = []
+    table_offset, first_stream = 0, 0
     for j, (job, _) in enumerate(jobs):
         stages = job.place()
-        cost = costs(job, stages, device, speed_spread=c.speed_spread)
+        cost = costs(job, stages, devices[j], speed_spread=c.speed_spread)
         template = write_iteration(job, stages, cost)
         slots = Slots(stages.pipeline, stages.virtual)
         first = int(sum(len(p) for p in parts[:j]))
-        table, transfer_of = _table(
-            job, cost, slots, places[j], representative[j], first, rings[j], best, column_of, offset, domain
+        job_table, transfer_of = _table(
+            job,
+            cost,
+            slots,
+            places[j],
+            representative[j],
+            first,
+            rings[j],
+            best,
+            column_of,
+            table_offset,
+            domain,
         )
-        offset += len(table.latency)
+        table_offset += len(job_table)
         program, index = template.program.replicate(
             representative[j].size,
             shared=template.shared,
@@ -164,7 +180,7 @@ def run_iteration(
         speed.append(at_start)
         events += [SpeedEvent(t, first_stream + int(streams[k, s]), v) for t, k, s, v in changes_of_speed]
         first_stream += len(program.streams)
-        tables.append(table)
+        tables.append(job_table)
         programs.append(program)
         runs.append((job, stages, cost, template, index))
     program, op_offsets = Program.concatenate(programs)
@@ -180,7 +196,7 @@ def run_iteration(
                 float(run.end[where].max()),
             )
         )  # fmt: skip
-    return Iteration(run, tuple(done), low, table, row_bytes, len(low.columns), len(columns), rounds)
+    return Iteration(run, tuple(done), low, table, row_bytes, c, len(low.columns), len(columns), rounds)
 
 
 def _disjoint(places: Sequence[Grid]) -> None:
@@ -219,7 +235,7 @@ def _table(
     domain: NDArray[np.int32],
 ) -> tuple[TransferTable, NDArray[np.int32]]:
     """The job's transfer table, and which of its rows each replica class uses, int32[classes, slots]."""
-    d, p, t = places.endpoint.shape
+    d, p, _ = places.endpoint.shape
     v, k = slots.virtual, representative.size
     route, size, rate, latency = [], [], [], []
     stage = np.arange(p)
@@ -261,7 +277,9 @@ def _table(
         weight=np.ones(n),
         rate_cap=np.where(np.isfinite(cap), cap, 1e18),
         latency=np.concatenate(latency),
-        slow_share=np.concatenate((np.full(k * p, SM_SHARE["scale_up"]), np.full(n - k * p, SM_SHARE["scale_out"]))),
+        slow_share=np.concatenate(
+            (np.full(k * p, SM_SHARE["scale_up"]), np.full(n - k * p, SM_SHARE["scale_out"]))
+        ),
         columns=Columns(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0), 0),
     )
     own = np.arange(3)[None, :, None] * k * p + np.arange(k)[:, None, None] * p + stage
@@ -305,4 +323,4 @@ def _column_bytes(
         weights=table.size[program.transfer[moving]] * program.work[moving],
         minlength=int(column_of.max(initial=-1)) + 1,
     )
-    return per_class[column_of][:columns]
+    return np.asarray(per_class, np.float64)[column_of][:columns]

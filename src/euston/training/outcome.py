@@ -1,24 +1,21 @@
-"""An executed iteration as a ``Result``: headline numbers, where the time goes, memory, links, assumptions."""
+"""An executed iteration as a ``Result``: headline numbers, where the time goes, memory, links."""
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from euston import __version__
-from euston.catalog import entry
 from euston.clock import Kind
 from euston.cluster import Site
-from euston.collectives.network_rates import P2P_LATENCY, SCALE_OUT_EFFICIENCY, SCALE_OUT_STEP_LATENCY
 from euston.result import Result
+from euston.training.assumptions import assumptions
 from euston.training.attribution import CATEGORIES, attribute
 from euston.training.iteration import Iteration, JobRun, compute_streams
 from euston.training.job import TrainingJob
 from euston.training.memory import memory
-from euston.training.skew import SPEED_SPREAD, SPEED_SPREAD_RANGE, slowest
 
 __all__ = ["UNITS", "job_result", "model_flops"]
 
@@ -105,7 +102,7 @@ def job_result(iteration: Iteration, number: int, site: Site) -> Result:
             },
             "engine": {"events": run.events, "solves": run.solves, "operations": len(run.program)},
             "tolerances": {"max_min": "exact", "simultaneous": 1e-13},
-            "assumptions": assumptions(job, site),
+            "assumptions": assumptions(job, site, iteration.conditions.speed_spread),
         },
     )  # fmt: skip
 
@@ -185,49 +182,3 @@ def _timeline(iteration: Iteration, part: JobRun) -> pl.DataFrame:
 
 
 _KIND = {"parameters": "data", "gradients": "data", "gradient norm": "data"}
-
-
-def assumptions(job: TrainingJob, site: Site) -> list[dict[str, Any]]:
-    """Inputs that are defaults, recalled, assumed or transferred, with what is known about their source."""
-    found: list[dict[str, Any]] = []
-
-    def note(where: str, value: Any, why: str, source: str, kind: str) -> None:
-        found.append({"where": where, "value": str(value), "why": why, "source": source, "kind": kind})
-
-    accelerator = site.accelerator
-    if accelerator.clock_derate == 1.0:
-        note(
-            f"catalog.{accelerator.name}.clock_derate", 1.0, "no cited measurement of sustained clocks beyond the "
-            "sustained GEMM rate", accelerator.clock_derate_source or "none", "assumed",
-        )  # fmt: skip
-    for dtype, (value, low, high) in accelerator.sustained.items():
-        note(
-            f"catalog.{accelerator.name}.sustained.{dtype}", f"{value / 1e12:.0f} [{low / 1e12:.0f} .. {high / 1e12:.0f}] TFLOP/s",
-            "GEMM rate under the power limit; published figures range this far", "catalogue", "default",
-        )  # fmt: skip
-    if job.software.name != "default":
-        found += [
-            row for row in entry("software", job.software.name).assumptions()
-            if row["where"].rpartition(".")[2] in {item.name for item in fields(job.software)}
-        ]  # fmt: skip
-    note("network.scale_out_efficiency", SCALE_OUT_EFFICIENCY, "bus bandwidth over NIC bandwidth at large messages",
-         "stas00/ml-engineering network README", "default")  # fmt: skip
-    note(
-        "network.step_latency",
-        f"{SCALE_OUT_STEP_LATENCY * 1e6:g} us",
-        "one ring step over the network",
-        "NCCL tuning.cc",
-        "default",
-    )
-    note(
-        "network.p2p_latency",
-        f"{P2P_LATENCY * 1e6:g} us",
-        "send and receive between stages",
-        "NCCL tuning.cc",
-        "default",
-    )
-    low, high = SPEED_SPREAD_RANGE
-    note("speed_spread", f"{SPEED_SPREAD:.1%} [{low:.1%} .. {high:.1%}]", "equal accelerators differ in sustained clock; "
-         f"{job.parallel.world:,} in step are {slowest(job.parallel.world) - 1:.1%} slower than the median one",
-         "Sinha et al., SC'22 (arXiv:2208.11035), V100 and MI60 clusters", "transferred")  # fmt: skip
-    return found

@@ -26,10 +26,12 @@ class Grid:
 
     @property
     def replicas(self) -> int:
+        """Data-parallel replicas."""
         return int(self.endpoint.shape[0])
 
     @property
     def stages(self) -> int:
+        """Pipeline stages."""
         return int(self.endpoint.shape[1])
 
 
