@@ -56,6 +56,7 @@ def lower(
     *,
     capacity: NDArray[np.float64] | None = None,
     floor: NDArray[np.float64] | None = None,
+    split: NDArray[np.bool_] | None = None,
 ) -> Lowered:
     """Columns of all members of all transfers.
 
@@ -69,6 +70,8 @@ def lower(
         Bytes/s of every link now (a failed link has 0); the fabric's own by default.
     floor : float64[L], optional
         The least capacity each link will have during the run (planned events), for the pruning of rows.
+    split : bool[bundles], optional
+        Bundles of which flows must name single links, because these will change one by one.
 
     Raises
     ------
@@ -81,7 +84,7 @@ def lower(
     of_transfer = np.repeat(np.arange(len(transfers)), np.diff(transfers.ptr))
     domain = fabric.domain
     inside = domain[transfers.src] == domain[transfers.dst]
-    split = np.zeros(fabric.bundles, bool)
+    split = np.zeros(fabric.bundles, bool) if split is None else split.copy()
     parts: list[tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]] = []
     if inside.any():
         who = np.flatnonzero(inside)
@@ -102,7 +105,9 @@ def lower(
         )
     if not inside.all():
         who = np.flatnonzero(~inside)
-        out = balancing.spread(fabric, transfers.src[who], transfers.dst[who], alive=alive, capacity=now)
+        out = balancing.spread(
+            fabric, transfers.src[who], transfers.dst[who], alive=alive, capacity=now, split=split
+        )
         split |= out.split
         parts.append((np.repeat(who, np.diff(out.ptr)), out.row, out.fraction))
     member = np.concatenate([p[0] for p in parts]) if parts else np.zeros(0, np.int64)

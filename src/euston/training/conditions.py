@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +17,7 @@ from euston.network.balancing.spray import Spray
 from euston.training.routes import Grid
 from euston.training.skew import SPEED_SPREAD
 
-__all__ = ["Conditions", "HostFault", "LinkFault", "fold_events"]
+__all__ = ["Conditions", "HostFault", "LinkFault"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,9 @@ class Conditions:
     ----------
     balancing : Balancing
     links, hosts : faults
-        A link that fails from the start is routed around; one that changes later keeps its paths.
+        A link that fails from the start is routed around. One that changes later keeps its flows; if it
+        fails while flows use it that have other paths, the run ends with an error, since nothing re-routes
+        them here.
     folding : bool
         Treat equal replicas as one.
     contention : bool
@@ -64,39 +66,49 @@ class Conditions:
     contention: bool = True
     speed_spread: float = SPEED_SPREAD
 
-    def capacities(self, fabric: Fabric) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
-        """Bytes/s of every link at the start and at its worst, float64[L] each; None without faults."""
-        if not self.links:
-            return None, None
-        now, floor = np.array(fabric.capacity), np.array(fabric.capacity)
+    def times(self) -> list[float]:
+        """When links change, in order, 0 first."""
+        ends = [t for f in self.links for t in (f.at, f.until) if 0 < t < np.inf]
+        return [0.0, *sorted(set(ends))]
+
+    def capacity(self, fabric: Fabric, time: float) -> NDArray[np.float64]:
+        """Bytes/s of every link at ``time``, float64[L]; of several faults of a link the worst counts."""
+        share = np.ones(fabric.links)
         for fault in self.links:
-            worst = fabric.capacity[fault.link] * fault.factor
-            floor[fault.link] = min(floor[fault.link], worst)
-            if fault.at <= 0:
-                now[fault.link] = min(now[fault.link], worst)
-        return now, floor
+            if fault.at <= time < fault.until:
+                share[fault.link] = min(share[fault.link], fault.factor)
+        return np.asarray(fabric.capacity * share, np.float64)
+
+    def floor(self, fabric: Fabric) -> NDArray[np.float64]:
+        """Bytes/s of every link at its worst, float64[L]."""
+        worst = np.array(fabric.capacity)
+        for fault in self.links:
+            worst[fault.link] = min(worst[fault.link], fabric.capacity[fault.link] * fault.factor)
+        return worst
+
+    def changing(self, fabric: Fabric) -> NDArray[np.bool_]:
+        """Bundles of which single links change while jobs run, bool[bundles]: flows must name links there."""
+        out = np.zeros(fabric.bundles, bool)
+        size = np.diff(fabric.bundle_start)
+        for fault in self.links:
+            if fault.at > 0 or fault.until < np.inf:
+                bundle = fabric.bundle[fault.link]
+                out[bundle] = size[bundle] > 1
+        return out
 
     def capacity_events(
-        self, fabric: Fabric, low: Lowered
+        self, fabric: Fabric, low: Lowered, delivered: NDArray[np.float64]
     ) -> tuple[list[CapacityEvent], NDArray[np.float64]]:
-        """Later changes of rows, and a label per row for folding (its capacity, or its series of changes)."""
-        changes: dict[float, list[tuple[int, float]]] = {}
-        for fault in self.links:
-            worst = fabric.capacity[fault.link] * fault.factor
-            if fault.at > 0:
-                changes.setdefault(fault.at, []).append((fault.link, worst))
-            if fault.until < np.inf:
-                changes.setdefault(fault.until, []).append((fault.link, fabric.capacity[fault.link]))
-        now = self.capacities(fabric)[0]
-        assert now is not None
+        """Later changes of rows, and a label per row for folding (its capacity, or its series of changes).
+
+        ``delivered``, float64[rows], is the share of a row's capacity that its users get.
+        """
         events: list[CapacityEvent] = []
         before = low.capacity
-        for time in sorted(changes):
-            for link, capacity in changes[time]:
-                now[link] = capacity
-            after = fabric.row_capacity(now, low.split)
+        for time in self.times()[1:]:
+            after = fabric.row_capacity(self.capacity(fabric, time), low.split)
             changed = np.flatnonzero(after != before)
-            events += [CapacityEvent(time, int(row), float(after[row])) for row in changed]
+            events += [CapacityEvent(time, int(row), float(after[row] * delivered[row])) for row in changed]
             before = after
         label = low.capacity.copy()
         series: dict[int, list[tuple[float, float]]] = {}
@@ -155,9 +167,3 @@ class Conditions:
                 changes += [(time, int(k), int(s), float(now[k, s])) for k, s in np.argwhere(now != before)]
             before = now
         return start, changes
-
-
-def fold_events(events: Iterable[CapacityEvent], row_class: NDArray[np.int32]) -> list[CapacityEvent]:
-    """The events of row classes: one for all equal rows."""
-    mine = {CapacityEvent(e.time, int(row_class[e.row]), e.capacity) for e in events if row_class[e.row] >= 0}
-    return sorted(mine, key=lambda e: (e.time, e.row))

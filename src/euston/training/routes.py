@@ -15,7 +15,7 @@ from euston.cluster import Parallel, Placement
 from euston.network import Transfers
 from euston.training.write import Slots
 
-__all__ = ["Grid", "channel_rings", "grid", "routes"]
+__all__ = ["Grid", "Routes", "channel_rings", "grid", "routes"]
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,50 @@ def channel_rings(
     return rings.reshape(-1), np.roll(rings, -1, axis=1).reshape(-1), g
 
 
-def routes(
-    places: Grid, domain_of: NDArray[np.int32], *, first_owner: int, first_role: int
-) -> tuple[Transfers, int, int]:
-    """Unit transfers of a job, and how many rings its gradients and its tensor collectives use.
+@dataclass(frozen=True)
+class Routes:
+    """Unit transfers of one job, and how its groups lie on the hosts.
+
+    Attributes
+    ----------
+    transfers : Transfers
+        Per replica: tensor, forward, backward of each stage (``Slots`` order); then one per stage for data.
+    tensor_rings : int
+        Rings that share a tensor-parallel collective.
+    data_rings : int64[stages]
+        Rings that share a collective of a stage's data-parallel groups.
+    tensor_domains : int
+        Scale-up domains that a tensor-parallel group spans, at most.
+    data_domains : int64[stages]
+        Scale-up domains that a stage's data-parallel groups span, at most.
+    """
+
+    grid: Grid
+    transfers: Transfers
+    tensor_rings: int
+    data_rings: NDArray[np.int64]
+    tensor_domains: int
+    data_domains: NDArray[np.int64]
+
+    @property
+    def roles(self) -> int:
+        """Numbers that its transfers' roles take."""
+        return 4 * self.grid.stages
+
+    def own(self, replica: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Transfers of replicas (int64[k]) by kind and stage, int64[3, k, stages]."""
+        d, p = self.grid.replicas, self.grid.stages
+        kind = np.arange(3)[:, None, None] * (d * p)
+        return np.asarray(kind + replica[None, :, None] * p + np.arange(p), np.int64)
+
+    @property
+    def data(self) -> NDArray[np.int64]:
+        """Transfers of the stages' data-parallel collectives, int64[stages]."""
+        return 3 * self.grid.replicas * self.grid.stages + np.arange(self.grid.stages)
+
+
+def routes(places: Grid, domain_of: NDArray[np.int32], *, first_owner: int, first_role: int) -> Routes:
+    """Unit transfers of a job.
 
     Parameters
     ----------
@@ -74,11 +114,6 @@ def routes(
         Scale-up domain of every endpoint.
     first_owner, first_role : int
         Numbers of replica 0 and of the first role, when several jobs share a fabric.
-
-    Returns
-    -------
-    Transfers
-        Per replica: tensor, forward, backward of each stage (``Slots`` order); then one per stage for data.
     """
     e = places.endpoint
     d, p, t = e.shape
@@ -89,29 +124,35 @@ def routes(
     src, dst, tensor_rings = _tensor_rings(rows, domain_of)
     role = first_role + slots.tensor(0) + stage
     parts = [Transfers.uniform(src, dst, 1.0, kind="tensor", owner=owner, role=role)]
-    for kind, destination, slot in (
-        ("pipeline", np.roll(e, -1, axis=1), slots.forward),
-        ("pipeline", np.roll(e, 1, axis=1), slots.backward),
-    ):
-        parts.append(
-            Transfers.uniform(
-                rows,
-                destination.reshape(d * p, t),
-                1.0,
-                kind=kind,
-                owner=owner,
-                role=first_role + slot(0) + stage,
-            )
-        )
-    rings = 1
+    for destination, slot in ((np.roll(e, -1, axis=1), slots.forward), (np.roll(e, 1, axis=1), slots.backward)):
+        role = first_role + slot(0) + stage
+        ends = destination.reshape(d * p, t)
+        parts.append(Transfers.uniform(rows, ends, 1.0, kind="pipeline", owner=owner, role=role))
+    data_rings = np.ones(p, np.int64)
     for s in range(p):
         edges = [channel_rings(e[:, s, k], domain_of[e[:, s, k]]) for k in range(t)]
-        rings = edges[0][2]
-        src, dst = np.concatenate([x[0] for x in edges]), np.concatenate([x[1] for x in edges])
-        parts.append(
-            Transfers.uniform(src[None], dst[None], 1.0, kind="data", role=first_role + slots.own + s)
-        )
-    return Transfers.concatenate(parts), rings, tensor_rings
+        if len({n for _, _, n in edges}) == 1:
+            data_rings[s] = edges[0][2]
+            src, dst = np.concatenate([x[0] for x in edges]), np.concatenate([x[1] for x in edges])
+        else:  # groups that lie differently on the hosts advance together as one ring each
+            src, dst = e[:, s].T.ravel(), np.roll(e[:, s].T, -1, axis=1).ravel()
+        role = np.array([first_role + slots.own + s])
+        parts.append(Transfers.uniform(src[None], dst[None], 1.0, kind="data", role=role))
+    across = [int(_domains(domain_of[e[:, s]].T).max()) for s in range(p)]
+    return Routes(
+        places,
+        Transfers.concatenate(parts),
+        tensor_rings,
+        data_rings,
+        int(_domains(domain_of[rows]).max()),
+        np.array(across, np.int64),
+    )
+
+
+def _domains(domain: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Distinct values in each row, int64[groups]."""
+    ordered = np.sort(domain, axis=1)
+    return np.asarray(1 + (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1), np.int64)
 
 
 def _tensor_rings(

@@ -53,9 +53,11 @@ class Balancing(Protocol):
         *,
         alive: NDArray[np.bool_] | None,
         capacity: NDArray[np.float64],
+        split: NDArray[np.bool_] | None = None,
     ) -> Spread:
         """Rows and fractions of scale-out flows ``src[i] -> dst[i]`` (endpoints, int32[F]).
 
-        ``alive``: bool[L] or None when all are; ``capacity``: float64[L] bytes/s as it is now.
+        ``alive``: bool[L] or None when all are; ``capacity``: float64[L] bytes/s as it is now; ``split``:
+        bool[bundles], bundles of which single links must be named in any case (they will change one by one).
         Raises ``RouteError`` when a pair has no live path.
         """

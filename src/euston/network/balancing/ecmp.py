@@ -59,6 +59,7 @@ class Ecmp:
         *,
         alive: NDArray[np.bool_] | None,
         capacity: NDArray[np.float64],
+        split: NDArray[np.bool_] | None = None,
     ) -> Spread:
         """One path per queue pair, on single links; see ``Balancing.spread``."""
         n = src.size
@@ -70,11 +71,11 @@ class Ecmp:
         link = links[used]
         bundle = fabric.bundle[link]
         single = np.diff(fabric.bundle_start)[bundle] == 1
-        split = np.zeros(fabric.bundles, bool)
-        split[bundle[~single]] = True
+        divided = np.zeros(fabric.bundles, bool) if split is None else split.copy()
+        divided[bundle[~single]] = True
         return Spread(
             ptr=np.concatenate(([0], np.cumsum(per_flow))).astype(np.int64),
             row=np.where(single, bundle, fabric.bundles + link).astype(np.int32),
             fraction=np.full(link.size, 1.0 / self.qps),
-            split=split,
+            split=divided,
         )

@@ -37,9 +37,11 @@ class Spray:
         *,
         alive: NDArray[np.bool_] | None,
         capacity: NDArray[np.float64],
+        split: NDArray[np.bool_] | None = None,
     ) -> Spread:
         """Whole bundles where all links are equal and evenly used; see ``Balancing.spread``."""
         s = fabric.spread(
-            src, dst, alive=alive, capacity=capacity, adaptive_capacity=capacity if self.adaptive else None
+            src, dst, alive=alive, capacity=capacity, adaptive_capacity=capacity if self.adaptive else None,
+            split=split,
         )
         return Spread(s.ptr, s.row, s.fraction, s.split)
