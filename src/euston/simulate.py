@@ -14,7 +14,7 @@ from euston.assemble import Prepared, device, prepare
 from euston.result import Result
 from euston.scenario import Scenario, build
 from euston.scenario.jobs import TrainingSection
-from euston.training import Iteration, job_result, run_iteration
+from euston.training import Iteration, Wiring, job_result, job_scalars, run_iteration
 
 __all__ = ["simulate"]
 
@@ -58,26 +58,26 @@ def simulate(
     tell("building the site and its jobs")
     ready = prepare(s)
     tell(f"executing {', '.join(job.name for job, _ in ready.jobs)}")
-    iteration = _run(ready)
+    iteration = _run(ready, None)
     result = job_result(iteration, 0, ready.site)
     _add_facts(result, ready)
     _add_money(result, ready)
     _add_tables(result, iteration, ready)
-    spread = [*_alternatives(ready, result, tell)]
+    spread = [*_alternatives(ready, result, iteration.wiring, tell)]
     if spread:
         keys = ("step_time", "tflops_per_accelerator", "mfu", "bubble_fraction", "memory_peak")
         result.tables["sweep"] = pl.DataFrame(
             [
-                {"virtual": v, **{k: r.scalars[k] for k in keys}, "fits": bool(r.scalars["memory_fits"])}
-                for v, r in spread
+                {"virtual": v, **{k: found[k] for k in keys}, "fits": bool(found["memory_fits"])}
+                for v, found in spread
             ]
         )
     return result
 
 
-def _run(ready: Prepared) -> Iteration:
+def _run(ready: Prepared, wiring: Wiring | None) -> Iteration:
     devices = [device(ready.site.accelerator, job) for job, _ in ready.jobs]
-    return run_iteration(ready.jobs, ready.site, devices, ready.conditions)
+    return run_iteration(ready.jobs, ready.site, devices, ready.conditions, wiring=wiring)
 
 
 def _add_facts(result: Result, ready: Prepared) -> None:
@@ -153,23 +153,28 @@ def _add_tables(result: Result, iteration: Iteration, ready: Prepared) -> None:
         result.tables["reference"] = pl.DataFrame(rows)
     if len(ready.jobs) > 1:
         keys = ("step_time", "mfu", "tflops_per_accelerator", "exposed_communication_fraction")
-        others = [job_result(iteration, i, ready.site) for i in range(len(ready.jobs))]
+        found = [job_scalars(iteration, i, ready.site) for i in range(len(ready.jobs))]
         result.tables["jobs"] = pl.DataFrame(
-            [{"job": r.meta["job"], **{k: r.scalars[k] for k in keys}} for r in others]
+            [
+                {"job": job.name, **{k: scalars[k] for k in keys}}
+                for (job, _), scalars in zip(ready.jobs, found, strict=True)
+            ]
         )
     idle = result.tables["links"].filter(pl.col("idle_links") > 0)
     if idle.height:
         result.tables["unused_links"] = idle.select("tier", pl.col("idle_links").alias("links"))
 
 
-def _alternatives(ready: Prepared, result: Result, tell: Progress) -> Iterator[tuple[int, Result]]:
+def _alternatives(
+    ready: Prepared, result: Result, wiring: Wiring, tell: Progress
+) -> Iterator[tuple[int, dict[str, float]]]:
     """The first job again with other virtual stages, when the file calls their number an assumption."""
     s = ready.scenario
     section = s.jobs[0]
     given = [a for a in section.assumptions if a.field == "parallel.virtual" and a.alternatives]
     for virtual in given[0].alternatives if given else ():
         if virtual == section.parallel.virtual:
-            yield virtual, result
+            yield virtual, result.scalars
             continue
         tell(f"again with {virtual} virtual stages")
         parallel = section.parallel.model_copy(update={"virtual": virtual})
@@ -177,4 +182,4 @@ def _alternatives(ready: Prepared, result: Result, tell: Progress) -> Iterator[t
         job = build.training_job(s.model_copy(update={"jobs": (changed, *s.jobs[1:])}), 0)
         job.check(where="jobs[0]")
         other = replace(ready, jobs=((job, ready.jobs[0][1]), *ready.jobs[1:]))
-        yield virtual, job_result(_run(other), 0, ready.site)
+        yield virtual, job_scalars(_run(other, wiring), 0, ready.site)

@@ -69,6 +69,13 @@ def _check_balancing(policy: Balancing) -> None:
     alive[dead] = False
     broken = policy.spread(fabric, src, dst, alive=alive, capacity=np.where(alive, capacity, 0.0))
     _check_spread(policy, fabric, src, dst, broken, alive)
+    # Links of one bundle will change one by one: nobody may use the bundle as a whole.
+    split = np.zeros(fabric.bundles, bool)
+    split[fabric.bundle[dead]] = True
+    named = policy.spread(fabric, src, dst, alive=None, capacity=capacity, split=split)
+    _check_spread(policy, fabric, src, dst, named, None)
+    heard = named.split[split].all() and not (named.row == fabric.bundle[dead]).any()
+    _require(heard, policy, "a bundle of `split` must be used link by link")
     # An endpoint cut off: an error that names the pair, never a path.
     alone = np.array([src[0]], np.int32), np.array([dst[0]], np.int32)
     links = fabric.route(*alone, np.zeros(1, np.uint64))[0]

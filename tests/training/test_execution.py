@@ -35,7 +35,7 @@ from euston.training.write import write_iteration
 
 MODEL = Transformer(
     name="small", layers=8, hidden=2048, heads=16, kv_heads=16, head_dim=128, ffn=8192, vocab=32000,
-    gated=False, norm="layernorm", positions="learned", max_positions=2048, biases=True, tied=False, qk_norm=False,
+    gated=False, norm="layernorm", positions="learned", max_positions=2048, biases=True, tied=False,
 )  # fmt: skip
 H100 = catalog.accelerator("h100-sxm")
 DEVICE = GPU(H100)

@@ -7,7 +7,7 @@ import numpy as np
 from euston.catalog import accelerator
 from euston.cluster import Parallel, Site, place
 from euston.fabrics import clos
-from euston.training.routes import grid, routes
+from euston.training.routes import Routes, grid, routes
 
 
 def members(world: int, tensor: int, accelerators_per_host: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -24,9 +24,10 @@ def members(world: int, tensor: int, accelerators_per_host: int) -> tuple[np.nda
     site = Site("s", accelerator("a100-sxm-80gb"), hosts, accelerators_per_host, fabric)
     parallel = Parallel(tensor=tensor, data=world // tensor)
     places = grid(parallel, place(parallel, site))
-    unit, _, rings = routes(places, fabric.domain, first_owner=0, first_role=0)
+    found = routes(places, fabric.domain, first_owner=0, first_role=0)
+    unit = found.transfers
     first = slice(int(unit.ptr[0]), int(unit.ptr[1]))
-    return unit.src[first], unit.dst[first], rings
+    return unit.src[first], unit.dst[first], found.tensor_rings
 
 
 def test_tensor_group_inside_a_host_is_one_ring() -> None:
@@ -53,3 +54,38 @@ def test_tensor_group_over_two_hosts_leaves_through_every_rank() -> None:
             at = step[at]
         assert at == 0
         assert sorted(seen) == list(range(16))
+
+
+def of_data_groups(parallel: Parallel, per_host: int, hosts: int) -> Routes:
+    fabric = clos(hosts, per_host, nic="200 Gb/s", hosts_per_tor=hosts, scale_up="300 GB/s")
+    site = Site("s", accelerator("a100-sxm-80gb"), hosts, per_host, fabric)
+    return routes(grid(parallel, place(parallel, site)), fabric.domain, first_owner=0, first_role=0)
+
+
+def test_stages_may_lie_differently_on_hosts() -> None:
+    """4 replicas x 3 stages on hosts of 6: stages 0 and 2 are inside a host, stage 1 is half on each."""
+    found = of_data_groups(Parallel(pipeline=3, data=4), 6, 2)
+    assert found.data_rings.tolist() == [1, 2, 1]
+    assert found.data_domains.tolist() == [1, 2, 1]
+    sizes = np.diff(found.transfers.ptr)[found.data]
+    assert sizes.tolist() == [4, 8, 4]  # edges: rings x ranks
+
+
+def test_groups_of_one_stage_that_lie_differently_are_one_ring_each() -> None:
+    """2-way tensor x 3 replicas on hosts of 3: ranks 0, 2 | 4 and 1 | 3, 5."""
+    found = of_data_groups(Parallel(tensor=2, data=3), 3, 2)
+    assert found.data_rings.tolist() == [1]
+    edges = slice(int(found.transfers.ptr[-2]), None)
+    assert found.transfers.src[edges].tolist() == [0, 2, 4, 1, 3, 5]
+    assert found.transfers.dst[edges].tolist() == [2, 4, 0, 3, 5, 1]
+
+
+def test_replicas_inside_hosts_share_their_collective_over_all_nics() -> None:
+    """16 replicas of one rank on 4 hosts: 4 rings, each enters and leaves every host once, by another NIC."""
+    found = of_data_groups(Parallel(data=16), 4, 4)
+    assert found.data_rings.tolist() == [4]
+    edges = slice(int(found.transfers.ptr[-2]), None)
+    src, dst = found.transfers.src[edges], found.transfers.dst[edges]
+    leaving = src // 4 != dst // 4
+    assert sorted(src[leaving].tolist()) == list(range(16))
+    assert sorted(dst[leaving].tolist()) == list(range(16))

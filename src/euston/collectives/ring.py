@@ -12,6 +12,13 @@ from euston.network import Tag, Transfer
 __all__ = ["ring", "ring_edges", "ring_in_steps"]
 
 
+def _group(group: ArrayLike) -> NDArray[np.int32]:
+    g = np.asarray(group, np.int32)
+    if g.ndim != 1 or g.size < 2 or np.unique(g).size != g.size:
+        raise ConfigError(f"a ring needs at least 2 different endpoints; got {g.tolist()[:8]}")
+    return g
+
+
 def ring_edges(groups: ArrayLike) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Sources and destinations of rings over ``groups``: two int32[G, n]; rank i sends to i + 1."""
     g = np.atleast_2d(np.asarray(groups, np.int32))
@@ -42,9 +49,7 @@ def ring(
     rate_cap : float
         Bytes/s that one rank can send (a measured collective bandwidth, a NIC's share).
     """
-    g = np.asarray(group, np.int32)
-    if g.ndim != 1 or g.size < 2 or np.unique(g).size != g.size:
-        raise ConfigError(f"a ring needs at least 2 different endpoints; got {g.tolist()[:8]}")
+    g = _group(group)
     src, dst = ring_edges(g)
     return Transfer(
         src=src[0],
@@ -71,7 +76,7 @@ def ring_in_steps(
     The send of rank i in step k needs the sends of ranks i - 1 and i of step k - 1: write them to a program
     with those dependencies (see ``euston.collectives.write.write_ring_in_steps``).
     """
-    g = np.asarray(group, np.int32)
+    g = _group(group)
     src, dst = ring_edges(g)
     return [
         [

@@ -29,6 +29,9 @@ class Tag:
 class Transfer:
     """An intent to move bytes between endpoints.
 
+    A member inside a scale-up domain uses the scale-up network, any other the scale-out network under the
+    balancing policy.
+
     Parameters
     ----------
     src, dst : int32[M]
@@ -45,9 +48,6 @@ class Transfer:
         Bytes/s that one member (the largest) may reach.
     latency : float
         Seconds added once after the last byte.
-
-    A member inside a scale-up domain uses the scale-up network, any other the scale-out network under the
-    balancing policy.
     """
 
     src: NDArray[np.int32]

@@ -4,9 +4,10 @@ from .conditions import Conditions, HostFault, LinkFault
 from .iteration import Iteration, JobRun, run_iteration
 from .job import SoftwareProfile, TrainingJob, software
 from .memory import Fit, fits, memory, require_fit
-from .outcome import job_result, model_flops
+from .outcome import job_result, job_scalars, model_flops
 from .schedule import StageOrder, in_flight, order, stage_order
 from .stages import Stages, place
+from .wiring import Wiring, wire
 
 __all__ = [
     "Conditions",
@@ -15,6 +16,7 @@ __all__ = [
     "JobRun",
     "LinkFault",
     "job_result",
+    "job_scalars",
     "model_flops",
     "run_iteration",
     "Fit",
@@ -28,6 +30,8 @@ __all__ = [
     "order",
     "place",
     "require_fit",
+    "Wiring",
     "software",
     "stage_order",
+    "wire",
 ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from euston import __version__
 from euston.clock import Kind
@@ -17,7 +19,7 @@ from euston.training.iteration import Iteration, JobRun, compute_streams
 from euston.training.job import TrainingJob
 from euston.training.memory import memory
 
-__all__ = ["UNITS", "job_result", "model_flops"]
+__all__ = ["UNITS", "job_result", "job_scalars", "model_flops"]
 
 UNITS = {
     "step_time": "s", "mfu": "1", "hfu": "1", "tflops_per_accelerator": "TFLOP/s", "tokens_per_second": "1/s",
@@ -35,8 +37,22 @@ def model_flops(job: TrainingJob) -> float:
     return job.model.flops_per_token(job.sequence, convention="causal") * job.tokens_per_step
 
 
-def job_result(iteration: Iteration, number: int, site: Site) -> Result:
-    """Job ``number`` of an iteration as a Result; the caller adds the scenario's own facts to ``meta``."""
+@dataclass(frozen=True)
+class _Account:
+    """Where one job's time went: scalars, seconds by [stage, category] and of the breakdown, memory."""
+
+    scalars: dict[str, float]
+    by_stage: NDArray[np.float64]
+    breakdown: dict[str, float]
+    held: pl.DataFrame
+
+
+def job_scalars(iteration: Iteration, number: int, site: Site) -> dict[str, float]:
+    """The headline numbers of job ``number`` of an iteration, without tables and timeline."""
+    return _account(iteration, number, site).scalars
+
+
+def _account(iteration: Iteration, number: int, site: Site) -> _Account:
     part = iteration.jobs[number]
     job, run = part.job, iteration.run
     world = job.parallel.world
@@ -74,21 +90,29 @@ def job_result(iteration: Iteration, number: int, site: Site) -> Result:
         "energy": part.cost.energy_per_step + waiting * idle * world,
         "accelerators": float(world),
     }
+    return _Account(scalars, by_stage, category, held)
+
+
+def job_result(iteration: Iteration, number: int, site: Site) -> Result:
+    """Job ``number`` of an iteration as a Result; the caller adds the scenario's own facts to ``meta``."""
+    part, run = iteration.jobs[number], iteration.run
+    job, step = part.job, part.step_time
+    account = _account(iteration, number, site)
     return Result(
         kind="training",
-        scalars=scalars,
+        scalars=account.scalars,
         units=dict(UNITS),
         tables={
             "breakdown": pl.DataFrame(
                 {
                     "kind": list(BREAKDOWN),
-                    "seconds": [category[k] for k in BREAKDOWN],
-                    "share": [category[k] / step for k in BREAKDOWN],
+                    "seconds": [account.breakdown[k] for k in BREAKDOWN],
+                    "share": [account.breakdown[k] / step for k in BREAKDOWN],
                 }
             ),
-            "stages": _stages(part, by_stage),
-            "memory": held,
-            "links": _links(iteration, site, step),
+            "stages": _stages(part, account.by_stage),
+            "memory": account.held,
+            "links": _links(iteration, site),
             "operators": part.cost.operators,
         },
         timeline=_timeline(iteration, part),
@@ -107,7 +131,7 @@ def job_result(iteration: Iteration, number: int, site: Site) -> Result:
     )  # fmt: skip
 
 
-def _stages(part: JobRun, by_stage: np.ndarray[Any, np.dtype[np.float64]]) -> pl.DataFrame:
+def _stages(part: JobRun, by_stage: NDArray[np.float64]) -> pl.DataFrame:
     p = part.stages.pipeline
     columns: dict[str, Any] = {
         "stage": list(range(p)),
@@ -121,13 +145,10 @@ def _stages(part: JobRun, by_stage: np.ndarray[Any, np.dtype[np.float64]]) -> pl
     return pl.DataFrame(columns)
 
 
-def _links(iteration: Iteration, site: Site, step: float) -> pl.DataFrame:
-    """Links by tier: bytes carried, mean and largest utilisation over the step."""
-    fabric = site.fabric
-    carried = np.zeros(fabric.capacity.size)
-    size = np.diff(fabric.bundle_start)
-    carried += np.repeat(iteration.row_bytes[: fabric.bundles] / size, size)
-    carried += iteration.row_bytes[fabric.bundles :]
+def _links(iteration: Iteration, site: Site) -> pl.DataFrame:
+    """Links by tier: bytes of all jobs, mean and largest utilisation until the last job's step ended."""
+    fabric, step = site.fabric, iteration.run.makespan
+    carried = fabric.link_load(iteration.row_bytes)
     rows = []
     for tier, links in fabric.tier_links().items():
         if links.size == 0:
@@ -159,18 +180,18 @@ def _timeline(iteration: Iteration, part: JobRun) -> pl.DataFrame:
         program.streams[s].removeprefix(prefix) if s >= 0 else "all step"
         for s in range(-1, len(program.streams))
     ]
-    label = [names[s + 1] for s in stream]
-    kind = np.array(program.labels, dtype=object)[program.label[where]]
+    words = [name.split() for name in names]
+    kinds = [_KIND.get(name, name) for name in program.labels]
     table = iteration.table
     moved = np.zeros(where.size)
     sends = program.transfer[where] >= 0
     moved[sends] = table.size[program.transfer[where[sends]]] * program.work[where[sends]]
     return pl.DataFrame(
         {
-            "actor": [" ".join(n.split()[:2]) for n in label],
-            "stream": [" ".join(n.split()[2:]) or "step" for n in label],
-            "name": kind.astype(str),
-            "kind": [_KIND.get(k, k) for k in kind],
+            "actor": pl.Series([" ".join(w[:2]) for w in words]).gather(stream + 1),
+            "stream": pl.Series([" ".join(w[2:]) or "step" for w in words]).gather(stream + 1),
+            "name": pl.Series(program.labels, dtype=pl.String).gather(program.label[where]),
+            "kind": pl.Series(kinds, dtype=pl.String).gather(program.label[where]),
             "start": run.start[where],
             "end": run.end[where],
             "micro_batch": program.micro_batch[where],

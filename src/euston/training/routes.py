@@ -124,7 +124,10 @@ def routes(places: Grid, domain_of: NDArray[np.int32], *, first_owner: int, firs
     src, dst, tensor_rings = _tensor_rings(rows, domain_of)
     role = first_role + slots.tensor(0) + stage
     parts = [Transfers.uniform(src, dst, 1.0, kind="tensor", owner=owner, role=role)]
-    for destination, slot in ((np.roll(e, -1, axis=1), slots.forward), (np.roll(e, 1, axis=1), slots.backward)):
+    for destination, slot in (
+        (np.roll(e, -1, axis=1), slots.forward),
+        (np.roll(e, 1, axis=1), slots.backward),
+    ):
         role = first_role + slot(0) + stage
         ends = destination.reshape(d * p, t)
         parts.append(Transfers.uniform(rows, ends, 1.0, kind="pipeline", owner=owner, role=role))

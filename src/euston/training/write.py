@@ -2,6 +2,8 @@
 
 Streams per pipeline stage: compute, tensor (collectives beside compute), forward and backward sends.
 Data-parallel collectives are shared operations: every replica meets in them (see ``Program.replicate``).
+Those that overlap with compute are cut into pieces, as frameworks do by layers (FSDP) or buckets
+(Megatron-LM).
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from euston.training.schedule import order
 from euston.training.stages import Stages
 
 __all__ = ["Slots", "Template", "write_iteration"]
+
+BUCKET_PARAMETERS, BUCKET_PARAMETERS_PER_RANK = 40_000_000, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,13 @@ class Slots:
 
 @dataclass(frozen=True)
 class Template:
-    """A replica's program and which of its parts all replicas share."""
+    """A replica's program, which of its parts all replicas share, and pieces per [stage][chunk] of data."""
 
     program: Program
     shared: NDArray[np.bool_]
     shared_stream: NDArray[np.bool_]
     compute_stream: tuple[int, ...]
+    pieces: list[list[int]]
 
 
 def write_iteration(job: TrainingJob, stages: Stages, cost: Costs) -> Template:
@@ -106,29 +111,43 @@ class _Writer:
         self.shared: list[int] = []
         self.sharding = job.parallel.sharding
         self.replicated = job.parallel.data > 1
-        self.gather_each_pass = self.replicated and self.sharding == "zero3" and job.reshard_after_forward
-        # Units: pieces of a chunk, gathered and run one after the other. ZeRO-3 gathers layer by layer.
-        self.units = [
-            [max(1, stages.layers[s][c]) if self.gather_each_pass else 1 for c in range(self.v)]
-            for s in stage
+        self.overlap = job.software.data_overlap
+        # ZeRO-3 gathers parameters for each pass; else a sharded optimiser gathers them once per step.
+        each = self.replicated and self.sharding == "zero3" and job.reshard_after_forward
+        self.gather_each_pass = each
+        self.gather_once = self.replicated and self.sharding != "none" and not each
+        self.pieces = [[self._pieces(s, c) for c in range(self.v)] for s in stage]
+        self.reduced: list[list[int]] = [[] for _ in stage]  # reductions of gradients
+        self.gathered: dict[tuple[int, int], list[int]] = {}  # of parameters, once per step
+        # Passes of every stage as (backward, chunk, micro-batch).
+        self.passes: list[list[tuple[bool, int, int]]] = [
+            list(zip(*(column.tolist() for column in steps), strict=True))
+            for steps in order(job.schedule, self.p, self.v, self.m)
         ]
-        self.last_compute: list[list[int]] = [[] for _ in stage]  # end of each unit, for prefetch depth 1
+        # ZeRO-3: chunk of every piece that a stage will run, gathers issued, ends of pieces that ran.
+        self.to_run = [[c for _, c, _ in self.passes[s] for _ in range(self.pieces[s][c])] for s in stage]
+        self.issued: list[list[int]] = [[] for _ in stage]
+        self.ran: list[list[int]] = [[] for _ in stage]
 
     # -- pieces ------------------------------------------------------------------------------------------
 
-    def _share(self, op: int) -> int:
-        self.shared.append(op)
-        return op
+    def _pieces(self, s: int, c: int) -> int:
+        """Collectives that the data-parallel traffic of a chunk is cut into."""
+        layers = max(1, self.stages.layers[s][c])
+        if self.gather_each_pass:
+            return layers
+        if not self.overlap:
+            return 1
+        # Megatron-LM's bucket: max(40 M, 1 M x data-parallel size) parameters, and here whole layers.
+        bucket = max(BUCKET_PARAMETERS, BUCKET_PARAMETERS_PER_RANK * self.job.parallel.data)
+        return min(layers, max(1, round(self.cost.chunks[s][c].parameters / bucket)))
 
     def _collective(
         self, slot: Callable[[int, int], int], s: int, c: int, label: str, after: list[int]
     ) -> int:
-        units = self.units[s][c]
-        return self._share(
-            self.b.send(
-                slot(s, c), label=label, stream=self.data[s], after=after, repeats=1.0 / units, chunk=c
-            )
-        )
+        op = self.b.send(slot(s, c), label=label, stream=self.data[s], after=after, chunk=c)
+        self.shared.append(op)
+        return op
 
     def _pass(self, s: int, c: int, mb: int, backward: bool, after: list[int]) -> int:
         """One micro-batch through one chunk; returns the operation that ends it."""
@@ -137,34 +156,51 @@ class _Writer:
         seconds = cost.backward if backward else cost.forward
         on_path = cost.tensor_backward if backward else cost.tensor_forward
         beside = cost.tensor_hidden if backward else 0.0
-        units = self.units[s][c]
+        gathered = self.gathered.get((s, c), []) if not backward and mb == 0 else []
+        reduces = backward and (
+            self.gather_each_pass or (self.replicated and self.overlap and mb == self.m - 1)
+        )
+        pieces = self.pieces[s][c] if self.gather_each_pass or gathered or reduces else 1
         end = -1
-        for _ in range(units):
+        for piece in range(pieces):
             needs = list(after) if end < 0 else [end]
-            if self.gather_each_pass:
-                done = self.last_compute[s]
-                prefetch = [done[-2]] if len(done) >= 2 else []
-                needs.append(self._collective(self.slots.gather, s, c, "parameters", prefetch))
+            if gathered:
+                needs.append(gathered[piece if self.overlap else -1])
+            elif self.gather_each_pass:
+                needs.append(self._gather_ahead(s))
             hidden = []
             if beside:
                 hidden = [
                     b.send(
                         self.slots.tensor(s), label="tensor", stream=self.tensor[s], after=needs,
-                        repeats=beside / units, micro_batch=mb, chunk=c, slows=self.compute[s],
+                        repeats=beside / pieces, micro_batch=mb, chunk=c, slows=self.compute[s],
                     )
                 ]  # fmt: skip
             end = b.compute(
-                self.compute[s], seconds / units, label=name, after=needs, micro_batch=mb, chunk=c
+                self.compute[s], seconds / pieces, label=name, after=needs, micro_batch=mb, chunk=c
             )
             if on_path or hidden:
                 end = b.send(
                     self.slots.tensor(s), label="tensor", stream=self.compute[s], after=[end, *hidden],
-                    repeats=on_path / units, micro_batch=mb, chunk=c,
+                    repeats=on_path / pieces, micro_batch=mb, chunk=c,
                 )  # fmt: skip
-            self.last_compute[s].append(end)
-            if backward and self.gather_each_pass:
-                self.scattered[s].append(self._collective(self.slots.scatter, s, c, "gradients", [end]))
+            self.ran[s].append(end)
+            if reduces:
+                self.reduced[s].append(self._collective(self.slots.scatter, s, c, "gradients", [end]))
         return end
+
+    def _gather_ahead(self, s: int) -> int:
+        """ZeRO-3: the gather for the piece to be run now.
+
+        That of the next piece is issued with it, before this piece's reduction: one communicator runs them
+        in this order (PyTorch FSDP's backward prefetch).
+        """
+        issued, now = self.issued[s], len(self.ran[s])
+        after = self.ran[s][-1:] + ([] if self.overlap else self.reduced[s][-1:])
+        while len(issued) < min(now + (2 if self.overlap else 1), len(self.to_run[s])):
+            chunk = self.to_run[s][len(issued)]
+            issued.append(self._collective(self.slots.gather, s, chunk, "parameters", after))
+        return issued[now]
 
     def _send(self, s: int, c: int, mb: int, backward: bool, after: int) -> int:
         slot = self.slots.backward(s) if backward else self.slots.forward(s)
@@ -178,49 +214,40 @@ class _Writer:
     # -- the whole ---------------------------------------------------------------------------------------
 
     def write(self) -> Template:
-        p, v = self.p, self.v
-        self.scattered: list[list[int]] = [[] for _ in range(p)]
-        gathered: dict[tuple[int, int], int] = {}
-        once = self.replicated and self.sharding != "none" and not self.gather_each_pass
-        if once:
-            for c in range(v):
-                for s in range(p):
-                    gathered[s, c] = self._collective(self.slots.gather, s, c, "parameters", [])
-        if once and not self.job.software.data_overlap:
-            for s in range(p):
-                everything = [gathered[s, c] for c in range(v)]
-                for c in range(v):
-                    gathered[s, c] = everything[-1]
-        self._passes(gathered)
-        ends = self._reduce()
-        self._finish(ends)
+        if self.gather_once:
+            for c in range(self.v):
+                for s in range(self.p):
+                    self.gathered[s, c] = [
+                        self._collective(self.slots.gather, s, c, "parameters", [])
+                        for _ in range(self.pieces[s][c])
+                    ]
+            if not self.overlap:  # nothing runs before a stage has all its parameters
+                for s in range(self.p):
+                    for c in range(self.v):
+                        self.gathered[s, c] = self.gathered[s, self.v - 1]
+        self._passes()
+        self._finish(self._reduce())
         b = self.b.build()
         shared = np.zeros(len(b), bool)
         shared[self.shared] = True
         shared_stream = np.zeros(len(b.streams), bool)
         shared_stream[self.data] = True
-        return Template(b, shared, shared_stream, tuple(self.compute))
+        return Template(b, shared, shared_stream, tuple(self.compute), self.pieces)
 
-    def _passes(self, gathered: dict[tuple[int, int], int]) -> None:
+    def _passes(self) -> None:
         """Every stage's passes in its own order; a pass is written once what it receives is written."""
         p, v = self.p, self.v
-        orders = order(self.job.schedule, p, v, self.m)
         at = [0] * p
         arrived: dict[tuple[bool, int, int, int], int] = {}
         self.last_backward: dict[tuple[int, int], int] = {}
         forward_end: dict[tuple[int, int, int], int] = {}
-        left = sum(len(o.is_backward) for o in orders)
+        left = sum(map(len, self.passes))
         while left:
             moved = False
             for s in range(p):
-                steps = orders[s]
-                while at[s] < len(steps.is_backward):
-                    i = at[s]
-                    backward, c, mb = (
-                        bool(steps.is_backward[i]),
-                        int(steps.chunk[i]),
-                        int(steps.micro_batch[i]),
-                    )
+                steps = self.passes[s]
+                while at[s] < len(steps):
+                    backward, c, mb = steps[at[s]]
                     first = (c == v - 1 and s == p - 1) if backward else (c == 0 and s == 0)
                     key = (backward, s, c, mb)
                     if not first and key not in arrived:
@@ -228,8 +255,6 @@ class _Writer:
                     after = [] if first else [arrived.pop(key)]
                     if backward:
                         after.append(forward_end.pop((s, c, mb)))
-                    elif (s, c) in gathered:
-                        after.append(gathered[s, c])
                     end = self._pass(s, c, mb, backward, after)
                     if backward:
                         self.last_backward[s, c] = end
@@ -246,26 +271,24 @@ class _Writer:
             assert moved, "the schedule deadlocks"
 
     def _reduce(self) -> list[int]:
-        """Reduce every chunk's gradients after its last backward; returns what the step's end waits for."""
-        p, v = self.p, self.v
+        """What the step's end waits for; gradients that were not reduced beside the backward are now."""
+        stage = range(self.p)
         if not self.replicated:
-            return [self.last_backward[s, c] for s in range(p) for c in range(v)]
-        if self.gather_each_pass:
-            return [ops[-1] for ops in self.scattered]
-        ends = []
-        for s in range(p):
-            for c in reversed(range(v)):
-                # Without overlap the reduction waits for the stage's whole backward.
-                after = self.last_backward[s, c if self.job.software.data_overlap else 0]
-                ends.append(self._collective(self.slots.scatter, s, c, "gradients", [after]))
-        return ends
+            return [self.last_backward[s, c] for s in stage for c in range(self.v)]
+        if not (self.overlap or self.gather_each_pass):
+            for s in stage:
+                for c in reversed(range(self.v)):
+                    whole = self.last_backward[s, 0]  # a stage's last pass
+                    self.reduced[s].append(self._collective(self.slots.scatter, s, c, "gradients", [whole]))
+        return [ops[-1] for ops in self.reduced]
 
     def _finish(self, ends: list[int]) -> None:
         """Gradient norm over everybody (a latency), then the optimiser on every stage."""
         b = self.b
         world = self.job.parallel.world
-        all_done = self._share(b.join(ends, label="gradients"))
+        all_done = b.join(ends, label="gradients")
         hops = 2 * math.ceil(math.log2(world)) if world > 1 else 0
-        norm = self._share(b.wait(hops * SCALE_OUT_STEP_LATENCY, label="gradient norm", after=[all_done]))
+        norm = b.wait(hops * SCALE_OUT_STEP_LATENCY, label="gradient norm", after=[all_done])
+        self.shared += [all_done, norm]
         for s in range(self.p):
             b.compute(self.compute[s], self.cost.optimizer[s], label="optimizer", after=[norm])

@@ -41,7 +41,11 @@ class Spray:
     ) -> Spread:
         """Whole bundles where all links are equal and evenly used; see ``Balancing.spread``."""
         s = fabric.spread(
-            src, dst, alive=alive, capacity=capacity, adaptive_capacity=capacity if self.adaptive else None,
+            src,
+            dst,
+            alive=alive,
+            capacity=capacity,
+            adaptive_capacity=capacity if self.adaptive else None,
             split=split,
         )
         return Spread(s.ptr, s.row, s.fraction, s.split)
