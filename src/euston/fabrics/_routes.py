@@ -314,9 +314,11 @@ def spread(shape, src, dst, network, weight, irregular, split):  # type: ignore[
     failed = _mark(shape, src, dst, network, weight, irregular, split, by_agg, by_path)
     if failed >= 0:
         return failed, ptr, row, fraction
-    for write in (False, True):  # count, then fill
-        _walk(shape, src, dst, network, weight, split, ptr, row, fraction, write, by_agg, by_path)
-        if not write:
-            row = np.empty(ptr[-1], np.int32)
-            fraction = np.empty(ptr[-1], np.float64)
-    return failed, ptr, row, fraction
+    room = 6 * src.size  # a path without split bundles has at most 6 rows; others are counted
+    if split.any():
+        _walk(shape, src, dst, network, weight, split, ptr, row, fraction, False, by_agg, by_path)
+        room = ptr[-1]
+    row = np.empty(room, np.int32)
+    fraction = np.empty(room, np.float64)
+    _walk(shape, src, dst, network, weight, split, ptr, row, fraction, True, by_agg, by_path)
+    return failed, ptr, row[: ptr[-1]], fraction[: ptr[-1]]
