@@ -19,6 +19,10 @@ SCALE_OUT, SCALE_UP, AUTO = 0, 1, 2
 NOTHING, WITHIN_DOMAIN, UNDER_ONE_TOR, WITHIN_POD, BETWEEN_PODS, UNREACHABLE = 0, 1, 2, 3, 4, 5
 
 
+# Called from kernels only: no Python wrappers to compile.
+_helper = njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
 class Shape(NamedTuple):
     """The integers that determine a Clos fabric, and the first link of each kind."""
 
@@ -59,7 +63,7 @@ def locate(shape, endpoint):  # type: ignore[no-untyped-def]
     return host * shape.nics + position, tor, tor // shape.tors_per_pod
 
 
-@njit(cache=True)
+@_helper
 def crossing(shape, src, dst, network):  # type: ignore[no-untyped-def]
     """What the flow crosses, with NIC, ToR and pod of both ends."""
     up, tor, pod = locate(shape, src)
@@ -80,7 +84,7 @@ def crossing(shape, src, dst, network):  # type: ignore[no-untyped-def]
     return reach, up, tor, pod, down, to_tor, to_pod
 
 
-@njit(cache=True)
+@_helper
 def _pick_pod(shape, tor, to_tor, choice, alive, whole):  # type: ignore[no-untyped-def]
     """The live agg number ``choice % live``, or -1."""
     up = shape.tor_up0 + tor * shape.aggs
@@ -102,7 +106,7 @@ def _pick_pod(shape, tor, to_tor, choice, alive, whole):  # type: ignore[no-unty
     return np.int64(-1)
 
 
-@njit(cache=True)
+@_helper
 def _core_alive(shape, tor, pod, to_tor, to_pod, k, alive):  # type: ignore[no-untyped-def]
     """Whether path ``k = a * cores + c`` between two pods is alive."""
     a = k // shape.cores
@@ -115,7 +119,7 @@ def _core_alive(shape, tor, pod, to_tor, to_pod, k, alive):  # type: ignore[no-u
     )
 
 
-@njit(cache=True)
+@_helper
 def _pick_core(shape, tor, pod, to_tor, to_pod, choice, alive, whole):  # type: ignore[no-untyped-def]
     """The live path number ``choice % live`` between two pods, or -1."""
     paths = shape.aggs * shape.cores
@@ -183,7 +187,7 @@ def route(shape, src, dst, choice, network, alive, whole, out):  # type: ignore[
     return -1
 
 
-@njit(cache=True)
+@_helper
 def _shares(shape, reach, tor, pod, to_tor, to_pod, weight, by_agg, by_path):  # type: ignore[no-untyped-def]
     """Weight of every agg and every path (the least weight of its links); their sum."""
     total = 0.0
@@ -206,12 +210,12 @@ def _shares(shape, reach, tor, pod, to_tor, to_pod, weight, by_agg, by_path):  #
     return total
 
 
-@njit(cache=True)
+@_helper
 def _uneven(values):  # type: ignore[no-untyped-def]
     return np.any(values != values[0])
 
 
-@njit(cache=True)
+@_helper
 def _mark(shape, src, dst, network, weight, irregular, split, by_agg, by_path):  # type: ignore[no-untyped-def]
     """Add to ``split`` the bundles that some flow uses unevenly; the first flow without a live path, or -1.
 
@@ -250,7 +254,7 @@ def _mark(shape, src, dst, network, weight, irregular, split, by_agg, by_path): 
     return -1
 
 
-@njit(cache=True)
+@_helper
 def _emit(row, fraction, at, write, bundle, is_split, first_link, bundles, shares, total):  # type: ignore[no-untyped-def]
     """Write (or only count) the rows of one bundle; the next free entry."""
     if not is_split:
@@ -267,7 +271,7 @@ def _emit(row, fraction, at, write, bundle, is_split, first_link, bundles, share
     return at
 
 
-@njit(cache=True)
+@_helper
 def _walk(shape, src, dst, network, weight, split, ptr, row, fraction, write, by_agg, by_path):  # type: ignore[no-untyped-def]
     """Write (or only count into ``ptr``) the entries of every flow in path order."""
     plane = shape.aggs * shape.cores

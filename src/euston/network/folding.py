@@ -20,7 +20,7 @@ from euston.network.columns import Columns
 __all__ = ["Folding", "fold"]
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _mix(x):  # type: ignore[no-untyped-def]
     """SplitMix64 finaliser (Steele et al. 2014): a bijection of 64-bit words that scatters well."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
