@@ -178,3 +178,35 @@ def test_bad_arrays(more: Any, message: str) -> None:
     with pytest.raises(FabricError) as caught:
         fat_tree(4, nic=1.0).spread([0], [4], **more)
     assert str(caught.value).startswith(message)
+
+
+def test_arithmetic_of_the_healthy_case_equals_the_kernel():
+    """Oracle: the kernel that walks every path, on rail and host attach, shared NICs and partial pods."""
+    from euston.fabrics import _routes
+
+    rng = np.random.default_rng(5)
+    for attach, nics, tors_per_pod in (("host", 4, 3), ("rail", 4, 8), ("host", 2, None), ("rail", 2, 4)):
+        fabric = clos(
+            23, 4, nic=1e9, nics_per_host=nics, attach=attach, hosts_per_tor=2, tors_per_pod=tors_per_pod,
+            aggs_per_pod=2, cores_per_agg=2 if tors_per_pod else 0, scale_up=1e10,
+        )  # fmt: skip
+        src = rng.integers(0, fabric.endpoints, 500).astype(np.int32)
+        dst = rng.integers(0, fabric.endpoints, 500).astype(np.int32)
+        found = fabric.spread(src, dst)
+        none = np.zeros(fabric.bundles, bool)
+        failed, ptr, row, fraction = _routes.spread(
+            fabric.structure.shape, src, dst, _routes.SCALE_OUT, np.ones(fabric.links), none, none.copy()
+        )
+        assert failed < 0
+        np.testing.assert_array_equal(found.ptr, ptr)
+        np.testing.assert_array_equal(found.row, row)
+        np.testing.assert_array_equal(found.fraction, fraction)
+        inside = src // 4 * 4 + (src + 1) % 4
+        out = np.full((500, fabric.structure.diameter), -1, np.int32)
+        whole = np.ones(fabric.bundles, bool)
+        pick = np.zeros(500, np.uint64)
+        alive = np.ones(fabric.links, bool)
+        assert (
+            _routes.route(fabric.structure.shape, src, inside, pick, _routes.SCALE_UP, alive, whole, out) < 0
+        )
+        np.testing.assert_array_equal(fabric.route(src, inside, pick, network="scale_up"), out)

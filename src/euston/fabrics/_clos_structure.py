@@ -173,6 +173,11 @@ class ClosStructure:
     ) -> tuple[NDArray[np.int32], int]:
         """One live path per flow; see `Fabric.route`."""
         out = np.full((src.size, self.diameter), -1, np.int32)
+        if network == "scale_up" and self._inside(src, dst, alive):
+            moves = src != dst
+            out[moves, 0] = self.shape.out0 + src[moves]
+            out[moves, 1] = self.shape.in0 + dst[moves]
+            return out, -1
         failed = _routes.route(self.shape, src, dst, choice, _NETWORK[network], alive, whole, out)
         return out, int(failed)
 
@@ -186,10 +191,56 @@ class ClosStructure:
         split: NDArray[np.bool_],
     ) -> tuple[Spread | None, int]:
         """All live shortest paths at once; see `Fabric.spread`. ``split`` grows in place."""
+        if network == "scale_out" and not irregular.any() and not split.any() and (weight > 0).all():
+            return self._whole_bundles(src, dst, split), -1
         failed, ptr, row, fraction = _routes.spread(
             self.shape, src, dst, _NETWORK[network], weight, irregular, split
         )
         return (Spread(ptr, row, fraction, split), -1) if failed < 0 else (None, int(failed))
+
+    # Where nothing is broken the answers are arithmetic on whole arrays; the kernels are for what is broken.
+
+    def _inside(self, src: NDArray[np.int32], dst: NDArray[np.int32], alive: NDArray[np.bool_]) -> bool:
+        """Whether every pair shares a scale-up domain and its two links live."""
+        s = self.shape
+        domain = s.accelerators * s.hosts_per_domain
+        return bool(
+            s.scale_up
+            and (src // domain == dst // domain).all()
+            and alive[s.out0 + src].all()
+            and alive[s.in0 + dst].all()
+        )
+
+    def _whole_bundles(
+        self, src: NDArray[np.int32], dst: NDArray[np.int32], split: NDArray[np.bool_]
+    ) -> Spread:
+        s = self.shape
+
+        def locate(endpoint: NDArray[np.int32]) -> tuple[NDArray[np.int64], ...]:
+            host, g = np.divmod(endpoint.astype(np.int64), s.accelerators)
+            position = g * s.nics // s.accelerators
+            tor = host // s.hosts_per_tor
+            if s.rail:
+                tor = tor * s.nics + position
+            return host * s.nics + position, tor, tor // s.tors_per_pod
+
+        nic, tor, pod = locate(src)
+        to_nic, to_tor, to_pod = locate(dst)
+        rows = np.stack(
+            [
+                s.nic_up0 + nic,
+                s.tor_up_bundle0 + tor,
+                s.agg_up_bundle0 + pod,
+                s.agg_down_bundle0 + to_pod,
+                s.tor_down_bundle0 + to_tor,
+                s.nic_down0 + to_nic,
+            ],
+            axis=1,
+        )
+        moves, leaves, crosses = src != dst, tor != to_tor, pod != to_pod
+        used = np.stack([moves, leaves, crosses, crosses, leaves, moves], axis=1)
+        ptr = np.concatenate(([0], np.cumsum(used.sum(axis=1)))).astype(np.int64)
+        return Spread(ptr, rows[used].astype(np.int32), np.ones(int(ptr[-1])), split)
 
     def why_unreachable(self, src: int, dst: int, network: Network, alive: NDArray[np.bool_]) -> str:
         """Half a sentence for `RouteError`."""
