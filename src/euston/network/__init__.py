@@ -2,6 +2,7 @@
 
 from euston.network.columns import Columns, ColumnsBuilder
 from euston.network.fluid import Allocation, max_min
+from euston.network.flows import FlowResult, Flows
 from euston.network.folding import Folding, fold
 from euston.network.lowering import Lowered, lower
 from euston.network.transfer import Tag, Transfer, Transfers
@@ -10,6 +11,8 @@ __all__ = [
     "Allocation",
     "Columns",
     "ColumnsBuilder",
+    "FlowResult",
+    "Flows",
     "Folding",
     "Lowered",
     "Tag",

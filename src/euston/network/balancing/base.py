@@ -8,14 +8,46 @@ evenly used; row ``fabric.bundles + l`` is the single link ``l``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from enum import IntEnum
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from euston.fabrics import Fabric
 
-__all__ = ["Balancing", "Spread"]
+__all__ = ["Balancing", "PathChoice", "PathMode", "Spread"]
+
+
+class PathMode(IntEnum):
+    """How the packet engine picks the entropy value of a packet."""
+
+    ECMP = 0
+    OBLIVIOUS = 1
+    ROUND_ROBIN = 2
+    FLOWLET = 3
+    ADAPTIVE = 4
+    REPS = 5
+    BITMAP = 6
+    MIXED = 7
+
+
+class PathChoice(NamedTuple):
+    """A balancing policy as the packet engine sees it.
+
+    Attributes
+    ----------
+    mode : int
+        A `PathMode`.
+    entropies : int
+        Entropy values a flow may use (queue pairs for ECMP).
+    gap : float
+        Seconds of silence after which a flowlet may take another path.
+    """
+
+    mode: int
+    entropies: int = 1
+    gap: float = 0.0
 
 
 @dataclass(frozen=True)
