@@ -13,14 +13,14 @@ from scipy.optimize import linprog
 
 from euston.errors import ConfigError
 from euston.network.columns import Columns, ColumnsBuilder
-from euston.network.fluid import Allocation, max_min
+from euston.network.fluid import Allocation, Method, max_min
 
 # A flow: rows with coefficients, weight, cap (None: none). All numbers are small fractions, exact in float64.
 Flow = tuple[dict[int, Fraction], Fraction, Fraction | None]
 System = tuple[list[Fraction], list[Flow]]
 
 
-def solve(system: System) -> Allocation:
+def solve(system: System, method: Method = "auto") -> Allocation:
     capacity, flows = system
     builder = ColumnsBuilder(len(capacity))
     column = [builder.add({r: float(a) for r, a in use.items()}) for use, _, _ in flows]
@@ -30,6 +30,7 @@ def solve(system: System) -> Allocation:
         column=column,
         weight=[float(w) for _, w, _ in flows],
         rate_cap=[np.inf if cap is None else float(cap) for _, _, cap in flows],
+        method=method,
     )
 
 
@@ -107,7 +108,7 @@ def systems(draw: st.DrawFn, rows: int = 5, flows: int = 8, dead: bool = True) -
     return capacity, draw(st.lists(st.tuples(use, weight, cap), min_size=1, max_size=flows))
 
 
-def big(flows: int = 4000, rows: int = 1500, seed: int = 0) -> Allocation:
+def big(flows: int = 4000, rows: int = 1500, seed: int = 0, method: Method = "auto") -> Allocation:
     rng = np.random.default_rng(seed)
     columns = Columns.from_entries(
         np.repeat(np.arange(flows), 5),
@@ -118,14 +119,15 @@ def big(flows: int = 4000, rows: int = 1500, seed: int = 0) -> Allocation:
     )
     capacity = rng.uniform(1, 2, rows)
     capacity[rng.integers(0, rows, 5)] = 0.0
-    return max_min(columns, capacity, weight=rng.uniform(1, 3, flows), rate_cap=rng.uniform(0.05, 2, flows))
+    weight, cap = rng.uniform(1, 3, flows), rng.uniform(0.05, 2, flows)
+    return max_min(columns, capacity, weight=weight, rate_cap=cap, method=method)
 
 
 @pytest.mark.nojit
-@given(systems(rows=7, flows=12))
-def test_equals_exact_progressive_filling(system: System) -> None:
+@given(systems(rows=7, flows=12), st.sampled_from(["auto", "rounds", "heap"]))
+def test_equals_exact_progressive_filling(system: System, method: Method) -> None:
     """Oracle: progressive filling in ``fractions.Fraction``."""
-    answer = solve(system)
+    answer = solve(system, method)
     exact = [float(x) for x in filling_in_fractions(system)]
     np.testing.assert_allclose(answer.rate, exact, rtol=1e-12, atol=1e-13)
     assert answer.certificate() < 1e-12
@@ -136,6 +138,16 @@ def test_equals_exact_progressive_filling(system: System) -> None:
 def test_equals_a_sequence_of_linear_programs(system: System) -> None:
     """Oracle: lexicographic maximisation, one HiGHS LP per level and flow."""
     np.testing.assert_allclose(solve(system).rate, lexicographic_lps(system), rtol=2e-6)
+
+
+@pytest.mark.parametrize("flows", [300, 3_000, 30_000])
+def test_rounds_heap_and_both_agree(flows: int) -> None:
+    """Three ways to one answer: what the methods share is the definition, not the order of work."""
+    answers = [big(flows, 1500, 5, method) for method in ("rounds", "heap", "auto")]
+    assert answers[0].pops == 0 and answers[1].rounds == 0
+    for other in answers[1:]:
+        np.testing.assert_allclose(other.rate, answers[0].rate, rtol=1e-11, atol=1e-13)
+        assert other.certificate() < 1e-9
 
 
 def test_certificate_at_size() -> None:

@@ -2,7 +2,7 @@
 
 State lives in NamedTuples of arrays so that the kernel can stop at any time and go on later; arrays of one
 length are stacked, because compile time grows with the number of arrays a function takes. Rates are
-repaired only in the connected part of the active flows that an event touched; the rest stays exact.
+repaired incrementally (``euston.network._repair``): only flows whose rate changes are touched by an event.
 """
 
 from __future__ import annotations
@@ -12,7 +12,22 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from euston.network._fill import CAPACITY, fill
+from euston.network._fill import CAPACITY
+from euston.network._repair import (
+    CHANGED,
+    FLOW_I_LINES,
+    FLOW_LINES,
+    LAMBDA,
+    N_CHANGED,
+    N_DIRTY,
+    RATE,
+    WEIGHT,
+    close_flow,
+    mark,
+    open_flow,
+    repair,
+    settle,
+)
 
 # Constants are NumPy integers: plain ones are literal types to numba, each tried on its own; and lines of
 # arrays are unsigned, for which no negative index has to be thought of. Both keep the first call short.
@@ -29,8 +44,8 @@ EV_CAPACITY, EV_SPEED, EV_FLOW, EV_CAPPED, EV_COMPUTE, EV_DONE, EV_RELEASE = np.
 COMPUTE, TRANSFER, WAIT, JOIN = np.arange(4)
 
 # Counters in ``State.i``.
-I_HEAP, I_SEQ, I_FREE, I_DONE, I_SOLVES, I_ROUNDS, I_REPAIRED, I_OUT, I_READY, I_EVENTS, I_DIRTY = LINE
-COUNTERS = 11
+I_HEAP, I_SEQ, I_FREE, I_DONE, I_OUT, I_READY, I_EVENTS = LINE[:7]
+COUNTERS = 7
 
 # Lines of the stacked arrays.
 STREAM, MOVES, FOLLOWER, SLOWS = LINE[:4]  # Fixed.op
@@ -39,9 +54,8 @@ WAITING, BLOCKER, LEFT, READY, OUTBOX = LINE[:5]  # State.op
 START, END = LINE[:2]  # State.when
 WORK_LEFT, TOUCHED, SPEED, SLOWED = LINE[:4]  # State.stream
 RUNNING, SLOWERS = LINE[:2]  # State.stream_i
-WEIGHT, CAP, LEFT_BYTES, RATE, BEFORE, SINCE = LINE[:6]  # State.flow
-OP, COLUMN, NEXT, PREV, F_MARK, FREE_SLOT, F_LIST, F_LIVE, BOTTLENECK = LINE[:9]  # State.flow_i
-R_MARK, R_LIST, DIRTY = LINE[:3]  # State.row_i
+LEFT_BYTES, SINCE = np.arange(FLOW_LINES, FLOW_LINES + 2, dtype=np.uintp)  # Net.flow, behind the solver's
+OP, FREE_SLOT = np.arange(FLOW_I_LINES, FLOW_I_LINES + 2, dtype=np.uintp)  # Net.flow_i
 TIME, SEQ, TYPE, ID, OWNER, VERSION = LINE[:6]  # fields of an event in State.heap
 
 # Helpers are called from kernels only: no Python wrappers to compile for them. What they take is small, and
@@ -63,26 +77,16 @@ class Fixed(NamedTuple):
     flow: np.ndarray  # float64[3, F] size, weight, rate cap
     t_latency: np.ndarray
     t_slow_share: np.ndarray
-    ptr: np.ndarray
-    row: np.ndarray
-    coefficient: np.ndarray
-    row_ptr: np.ndarray
-    row_column: np.ndarray
 
 
 class State(NamedTuple):
-    """What changes: operations, streams, active flows (slots), rows, the event heap."""
+    """What changes besides the network: operations, streams, the event heap."""
 
     op: np.ndarray  # int32[5, N] open dependencies, last of them, open flows, ready stack, outbox
     when: np.ndarray  # float64[2, N] start, end
     stream: np.ndarray  # float64[4, S] work left of what runs, when that was true, speed, share lost
     stream_i: np.ndarray  # int64[2, S] running operation, transfers that slow it
-    flow: np.ndarray  # float64[6, A]
-    flow_i: np.ndarray  # int64[9, A]
-    column_head: np.ndarray  # int64[C] first active flow
     column_bytes: np.ndarray  # float64[C] started so far
-    row: np.ndarray  # float64[4, R] as in ``_fill``
-    row_i: np.ndarray  # int64[3, R]
     heap: (
         np.ndarray
     )  # float64[H, 6] time, sequence, type, what it is about, its owner and the owner's version
@@ -159,15 +163,6 @@ def _sweep(heap, i, version):  # type: ignore[no-untyped-def]
 
 
 @_helper
-def _mark_row(row_i, i, r):  # type: ignore[no-untyped-def]
-    """Row ``r`` needs new rates; the stamp is the number of the repair to come."""
-    if row_i[R_MARK, r] != i[I_SOLVES]:
-        row_i[R_MARK, r] = i[I_SOLVES]
-        row_i[DIRTY, i[I_DIRTY]] = r
-        i[I_DIRTY] += 1
-
-
-@_helper
 def _set_pace(stream, stream_i, heap, i, version, s, t, speed, slowers, share):  # type: ignore[no-untyped-def]
     """From ``t`` on stream ``s`` has ``speed``, and ``slowers`` more transfers take ``share`` more of it."""
     running = stream_i[RUNNING, s] >= 0
@@ -191,11 +186,10 @@ def _set_pace(stream, stream_i, heap, i, version, s, t, speed, slowers, share): 
 
 
 @_helper
-def _begin(fx, st, op, t):  # type: ignore[no-untyped-def]
+def _begin(fx, st, net, op, t):  # type: ignore[no-untyped-def]
     """Start a ready operation at ``t``."""
-    fixed, given, ptr, t_ptr, work = fx.op, fx.flow, fx.ptr, fx.t_ptr, fx.work
-    heap, i, version, stream, stream_i = st.heap, st.i, st.version, st.stream, st.stream_i
-    flow, flow_i, column_head, ops = st.flow, st.flow_i, st.column_head, st.op
+    fixed, given, t_ptr, work = fx.op, fx.flow, fx.t_ptr, fx.work
+    heap, i, version, stream, stream_i, ops = st.heap, st.i, st.version, st.stream, st.stream_i, st.op
     st.when[START, op] = t
     kind, tr = fx.kind[op], fixed[MOVES, op]
     s = np.int64(fixed[SLOWS, op])
@@ -218,33 +212,22 @@ def _begin(fx, st, op, t):  # type: ignore[no-untyped-def]
         capped = 0.0
         opened = ZERO
         for k in range(t_ptr[tr], t_ptr[tr + 1]):
-            c = fx.t_column[k]
+            c = np.int64(fx.t_column[k])
             size = given[SIZE, k] * repeats
             st.column_bytes[c] += size
             if size <= 0.0:
                 continue
-            if ptr[c] == ptr[c + 1]:
+            if net.ptr[c] == net.ptr[c + 1]:
                 # No shared row: the flow runs at its cap for certain and needs no solver.
                 capped = max(capped, size / given[T_CAP, k])
                 continue
             i[I_FREE] -= 1
-            f = flow_i[FREE_SLOT, i[I_FREE]]
-            flow_i[OP, f] = op
-            flow_i[COLUMN, f] = c
-            flow[WEIGHT, f] = given[T_WEIGHT, k]
-            flow[CAP, f] = given[T_CAP, k]
-            flow[LEFT_BYTES, f] = size
-            flow[RATE, f] = 0.0
-            flow[SINCE, f] = t
-            head = column_head[c]
-            flow_i[NEXT, f] = head
-            flow_i[PREV, f] = -1
-            if head >= 0:
-                flow_i[PREV, head] = f
-            column_head[c] = f
+            f = net.flow_i[FREE_SLOT, i[I_FREE]]
+            net.flow_i[OP, f] = op
+            net.flow[LEFT_BYTES, f] = size
+            net.flow[SINCE, f] = t
+            open_flow(net, f, c, given[T_WEIGHT, k], given[T_CAP, k])
             opened += 1
-            for e in range(ptr[c], ptr[c + 1]):
-                _mark_row(st.row_i, i, np.int64(fx.row[e]))
         then = t + capped + fx.t_latency[tr] * repeats
         if opened > 0:
             if capped == 0.0:
@@ -280,80 +263,30 @@ def _finish(fixed, succ_ptr, succ, notify, ops, i, op):  # type: ignore[no-untyp
 
 
 @_helper
-def _close(column_head, flow_i, row_i, i, ptr, row, f):  # type: ignore[no-untyped-def]
-    """Take a finished flow off the network."""
-    c = flow_i[COLUMN, f]
-    before, after = flow_i[PREV, f], flow_i[NEXT, f]
-    if before >= 0:
-        flow_i[NEXT, before] = after
-    else:
-        column_head[c] = after
-    if after >= 0:
-        flow_i[PREV, after] = before
-    flow_i[FREE_SLOT, i[I_FREE]] = f
-    i[I_FREE] += 1
-    for e in range(ptr[c], ptr[c + 1]):
-        _mark_row(row_i, i, np.int64(row[e]))
-
-
-@_helper
-def _repair(fx, st, t):  # type: ignore[no-untyped-def]
-    """Max-min again for every active flow connected with a dirty row, and new completion times."""
-    ptr, row, row_ptr = fx.ptr, fx.row, fx.row_ptr
-    flow, flow_i, i, rows, row_i, version = st.flow, st.flow_i, st.i, st.row, st.row_i, st.version
-    stamp = i[I_SOLVES]  # with which the dirty rows were marked
-    n_rows = i[I_DIRTY]
-    for k in range(n_rows):
-        row_i[R_LIST, k] = row_i[DIRTY, k]
-    n_flows = ZERO
-    k = 0
-    while k < n_rows:
-        r = row_i[R_LIST, k]
-        k += 1
-        for e in range(row_ptr[r], row_ptr[r + 1]):
-            f = st.column_head[fx.row_column[e]]
-            while f >= 0:
-                if flow_i[F_MARK, f] != stamp:
-                    flow_i[F_MARK, f] = stamp
-                    flow_i[F_LIST, n_flows] = f
-                    n_flows += 1
-                    c = flow_i[COLUMN, f]
-                    for g in range(ptr[c], ptr[c + 1]):
-                        q = row[g]
-                        if row_i[R_MARK, q] != stamp:
-                            row_i[R_MARK, q] = stamp
-                            row_i[R_LIST, n_rows] = q
-                            n_rows += 1
-                f = flow_i[NEXT, f]
-    i[I_DIRTY] = 0
-    i[I_SOLVES] += 1
-    i[I_REPAIRED] += n_flows
-    for k in range(n_flows):
-        f = flow_i[F_LIST, k]
-        flow_i[F_LIVE, k] = f
-        left = flow[LEFT_BYTES, f] - flow[RATE, f] * (t - flow[SINCE, f])
-        # What would have ended at this moment has: the death of a link that comes with it is too late.
-        flow[LEFT_BYTES, f] = left if left > flow[RATE, f] * t * WINDOW else 0.0
-        flow[SINCE, f] = t
-        flow[BEFORE, f] = flow[RATE, f]
-    i[I_ROUNDS] += fill(
-        flow_i[F_LIVE], n_flows, flow_i[COLUMN], flow[WEIGHT], flow[CAP], ptr, row, fx.coefficient, rows,
-        flow[RATE], flow_i[BOTTLENECK],
-    )  # fmt: skip
-    streams = st.stream.shape[1]
-    for k in range(n_flows):
-        f = flow_i[F_LIST, k]
-        rate, left = flow[RATE, f], flow[LEFT_BYTES, f]
-        if rate == flow[BEFORE, f] and rate > 0.0:
+def _rerate(net, heap, i, version, streams, t):  # type: ignore[no-untyped-def]
+    """New rates from ``t`` on, and new completion times of the flows whose rate has changed."""
+    repair(net)
+    flow, flow_i = net.flow, net.flow_i
+    for k in range(net.n[N_CHANGED]):
+        f = flow_i[CHANGED, k]
+        rate, before = flow[LAMBDA, f] * flow[WEIGHT, f], flow[RATE, f]
+        if rate == before and rate > 0.0:
             continue  # its completion event still stands
+        # What would have ended at this moment has: the death of a link that comes with it is too late.
+        left = flow[LEFT_BYTES, f] - before * (t - flow[SINCE, f])
+        left = left if left > before * t * WINDOW else 0.0
+        flow[LEFT_BYTES, f] = left
+        flow[SINCE, f] = t
+        flow[RATE, f] = rate
         version[streams + f] += 1
         if rate > 0.0 or left == 0.0:
             then = t + left / rate if left > 0.0 else t
-            _push(st.heap, i, version, then, EV_FLOW, f, streams + f)
+            _push(heap, i, version, then, EV_FLOW, f, streams + f)
+    settle(net)
 
 
 @njit(cache=True, no_cfunc_wrapper=True)
-def advance(fx, st, until):  # type: ignore[no-untyped-def]
+def advance(fx, st, net, until):  # type: ignore[no-untyped-def]
     """Run up to and including ``until``; stop right after the first batch that fills the outbox.
 
     Returns the time of the next event, inf when nothing will happen.
@@ -367,9 +300,9 @@ def advance(fx, st, until):  # type: ignore[no-untyped-def]
         # Everything ready starts now.
         while i[I_READY] > 0:
             i[I_READY] -= 1
-            _begin(fx, st, np.int64(ops[READY, i[I_READY]]), now[0])
-        if i[I_DIRTY] > 0:
-            _repair(fx, st, now[0])
+            _begin(fx, st, net, np.int64(ops[READY, i[I_READY]]), now[0])
+        if net.n[N_DIRTY] > 0:
+            _rerate(net, heap, i, version, stream.shape[1], now[0])
         t = _next_event(heap, i, version)
         if i[I_OUT] > 0:
             return t
@@ -394,8 +327,10 @@ def advance(fx, st, until):  # type: ignore[no-untyped-def]
             elif kind in (EV_FLOW, EV_CAPPED):
                 op = x
                 if kind == EV_FLOW:
-                    op = st.flow_i[OP, x]
-                    _close(st.column_head, st.flow_i, st.row_i, i, fx.ptr, fx.row, x)
+                    op = net.flow_i[OP, x]
+                    close_flow(net, x)
+                    net.flow_i[FREE_SLOT, i[I_FREE]] = x
+                    i[I_FREE] += 1
                 ops[LEFT, op] -= 1
                 if ops[LEFT, op] == 0:
                     then = t + fx.t_latency[fixed[MOVES, op]] * fx.work[op]
@@ -403,8 +338,8 @@ def advance(fx, st, until):  # type: ignore[no-untyped-def]
             elif kind == EV_RELEASE:
                 _release(ops, i, x, NONE)
             elif kind == EV_CAPACITY:
-                st.row[CAPACITY, external_id[x]] = external_value[x]
-                _mark_row(st.row_i, i, external_id[x])
+                net.row[CAPACITY, external_id[x]] = external_value[x]
+                mark(net, external_id[x])
             else:
                 s, speed = external_id[x], external_value[x]
             if done >= 0:

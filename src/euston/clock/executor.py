@@ -17,7 +17,7 @@ from euston.clock import _kernel as k
 from euston.clock.conductor import Message
 from euston.clock.program import Kind, Program, TransferTable
 from euston.errors import ConfigError, SimulationError
-from euston.network._fill import CAPACITY
+from euston.network import _repair as n_
 from euston.network.columns import transpose
 
 __all__ = ["CapacityEvent", "Execution", "Executor", "SpeedEvent", "execute"]
@@ -55,8 +55,9 @@ class Execution:
         Bytes carried by each row.
     makespan : float
         Seconds until the last operation ended.
-    events, solves, repaired : int
-        Events handled, max-min repairs, flows repaired in all.
+    events, solves, repaired, full : int
+        Events handled, max-min repairs, flows whose rate they touched in all, repairs that had to solve a
+        whole connected part.
     """
 
     program: Program
@@ -68,6 +69,7 @@ class Execution:
     events: int
     solves: int
     repaired: int
+    full: int
 
     def __repr__(self) -> str:
         return (
@@ -116,6 +118,8 @@ class Executor:
         Speed of each stream at time 0, 1 by default.
     held : sequence of int
         Operations that wait for a message from outside besides their dependencies.
+    tol : float
+        Relative change of a link's fair share that is let pass; 0 is exact (see ``network.Incremental``).
     listener, listener_process : str
         The component, and the process in it, that is told of the operations that notify.
     """
@@ -131,6 +135,7 @@ class Executor:
         events: Sequence[CapacityEvent | SpeedEvent] = (),
         speed: ArrayLike | None = None,
         held: Sequence[int] = (),
+        tol: float = 0.0,
         listener: str = "processes",
         listener_process: str = "main",
     ) -> None:
@@ -148,7 +153,6 @@ class Executor:
                 f"the program names transfer {int(named.max())}; the table has {len(transfers)}"
             )
         _check(transfers, cap)
-        row_ptr, row_column = columns.by_row
         # Whom each operation's end releases: the dependency lists reversed, and the next on its stream.
         succ_ptr, succ = transpose(_plain(program.dep_ptr, np.int64), _plain(program.dep, np.int32), n)
         next_in_stream = np.full(n, -1, np.int32)
@@ -187,13 +191,7 @@ class Executor:
             flow=np.stack([transfers.size, transfers.weight, transfers.rate_cap]).astype(np.float64),
             t_latency=_plain(transfers.latency, np.float64),
             t_slow_share=_plain(transfers.slow_share, np.float64),
-            ptr=columns.ptr,
-            row=columns.row,
-            coefficient=columns.coefficient,
-            row_ptr=row_ptr,
-            row_column=row_column,
         )
-        rows = columns.rows
         speeds = np.ones(streams) if speed is None else np.array(speed, np.float64)
         if speeds.shape != (streams,) or not ((speeds >= 0) & (speeds < np.inf)).all():
             raise ConfigError(f"speed must be {streams} finite numbers >= 0, one per stream")
@@ -202,12 +200,7 @@ class Executor:
             when=np.full((2, n), np.nan),
             stream=np.zeros((4, streams)),
             stream_i=np.zeros((2, streams), np.int64),
-            flow=np.zeros((6, slots)),
-            flow_i=np.full((9, slots), -1, np.int64),
-            column_head=np.full(len(columns), -1, np.int64),
             column_bytes=np.zeros(len(columns)),
-            row=np.zeros((4, rows)),
-            row_i=np.full((3, rows), -1, np.int64),
             heap=np.zeros((heap, 6)),
             version=np.zeros(streams + slots + 1, np.int64),
             external_id=np.zeros(n_events, np.int64),
@@ -219,9 +212,13 @@ class Executor:
         st.op[k.BLOCKER] = -1
         st.stream[k.SPEED] = speeds
         st.stream_i[k.RUNNING] = -1
-        st.flow_i[k.FREE_SLOT] = np.arange(slots - 1, -1, -1)
-        st.row[CAPACITY] = cap
         st.i[k.I_FREE] = slots
+        most = cap.copy()
+        for event in events:
+            if isinstance(event, CapacityEvent) and 0 <= event.row < most.size:
+                most[event.row] = max(most[event.row], event.capacity)
+        self._net = n_.net(columns, cap, slots, most=most, flow_lines=2, flow_i_lines=2, tol=tol)
+        self._net.flow_i[k.FREE_SLOT] = np.arange(slots - 1, -1, -1)
         roots = np.flatnonzero(waiting == 0)[::-1]
         st.op[k.READY, : roots.size] = roots
         st.i[k.I_READY] = roots.size
@@ -287,7 +284,7 @@ class Executor:
                 )
             self._held[op] -= 1
             self._push(message.time, int(k.EV_RELEASE), op)
-        self._next = k.advance(self._fixed, st, float(until))
+        self._next = k.advance(self._fixed, st, self._net, float(until))
         n = int(st.i[k.I_OUT])
         st.i[k.I_OUT] = 0
         ended = sorted((float(st.when[k.END, op]), int(op)) for op in st.op[k.OUTBOX, :n])
@@ -307,11 +304,12 @@ class Executor:
         start, end = st.when.copy()
         ends = end[np.isfinite(end)]
         moved = st.column_bytes.copy()
-        active = np.ones(st.flow_i.shape[1], bool)
-        active[st.flow_i[k.FREE_SLOT, : st.i[k.I_FREE]]] = False
-        flow = st.flow[:, active]
-        left = np.maximum(flow[k.LEFT_BYTES] - flow[k.RATE] * (self.now - flow[k.SINCE]), 0.0)
-        np.subtract.at(moved, st.flow_i[k.COLUMN, active], left)
+        net = self._net
+        active = np.ones(net.flow_i.shape[1], bool)
+        active[net.flow_i[k.FREE_SLOT, : st.i[k.I_FREE]]] = False
+        flow = net.flow[:, active]
+        left = np.maximum(flow[k.LEFT_BYTES] - flow[n_.RATE] * (self.now - flow[k.SINCE]), 0.0)
+        np.subtract.at(moved, net.flow_i[n_.COLUMN, active], left)
         return Execution(
             self.program,
             start,
@@ -320,8 +318,9 @@ class Executor:
             self.transfers.columns.load(moved),
             float(ends.max()) if ends.size else 0.0,
             int(st.i[k.I_EVENTS]),
-            int(st.i[k.I_SOLVES]),
-            int(st.i[k.I_REPAIRED]),
+            int(net.n[n_.N_REPAIRS]),
+            int(net.n[n_.N_TOUCHED]),
+            int(net.n[n_.N_FULL]),
         )
 
     def _stuck(self) -> str:
@@ -350,6 +349,7 @@ def execute(
     *,
     events: Sequence[CapacityEvent | SpeedEvent] = (),
     speed: ArrayLike | None = None,
+    tol: float = 0.0,
 ) -> Execution:
     """Run ``program`` to its end; see ``Executor`` for the arguments.
 
@@ -358,7 +358,7 @@ def execute(
     SimulationError
         When the program can not end (a partition, a stopped stream); the stuck transfers are named.
     """
-    executor = Executor(program, transfers, capacity, events=events, speed=speed)
+    executor = Executor(program, transfers, capacity, events=events, speed=speed, tol=tol)
     while not executor.done and executor.next_time() < np.inf:
         executor.advance(np.inf)
     return executor.result()

@@ -1,9 +1,10 @@
 """Everything that moves bytes: transfers, the fluid engine, and the policies that steer them."""
 
 from euston.network.columns import Columns, ColumnsBuilder
-from euston.network.fluid import Allocation, max_min
 from euston.network.flows import FlowResult, Flows
+from euston.network.fluid import Allocation, max_min
 from euston.network.folding import Folding, fold
+from euston.network.incremental import Incremental
 from euston.network.lowering import Lowered, lower
 from euston.network.transfer import Tag, Transfer, Transfers
 
@@ -14,6 +15,7 @@ __all__ = [
     "FlowResult",
     "Flows",
     "Folding",
+    "Incremental",
     "Lowered",
     "Tag",
     "Transfer",

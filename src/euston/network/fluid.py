@@ -7,15 +7,19 @@ a saturated row on which no other flow has a larger level (rate / weight) (Berts
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from euston.errors import ConfigError
-from euston.network._fill import CAPACITY, OWN_CAP, UNBOUNDED, fill
+from euston.errors import ConfigError, unknown
+from euston.network._fill import AUTO, CAPACITY, OWN_CAP, UNBOUNDED, fill
 from euston.network.columns import Columns
 
-__all__ = ["Allocation", "max_min"]
+__all__ = ["Allocation", "Method", "max_min"]
+
+Method = Literal["auto", "rounds", "heap"]
+_LIMIT = {"auto": AUTO, "rounds": 2**62, "heap": 0}
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Allocation:
         Bytes/s of one member of each flow.
     bottleneck : int64[F]
         The row that holds the flow; -1 its own rate cap; -2 nothing (infinite rate: no row, no cap).
+    rounds, pops : int
+        Work done: rounds of local bottlenecks, then pops of the heap.
     """
 
     rate: NDArray[np.float64]
@@ -38,6 +44,7 @@ class Allocation:
     weight: NDArray[np.float64]
     rate_cap: NDArray[np.float64]
     rounds: int
+    pops: int
 
     def load(self) -> NDArray[np.float64]:
         """Bytes/s on every row, float64[rows]."""
@@ -91,6 +98,7 @@ def max_min(
     column: ArrayLike | None = None,
     weight: ArrayLike | None = None,
     rate_cap: ArrayLike | None = None,
+    method: Method = "auto",
 ) -> Allocation:
     """The weighted max-min fair allocation of flows over rows.
 
@@ -106,13 +114,18 @@ def max_min(
         Positive weights, 1 by default.
     rate_cap : float64[F], optional
         Largest rate of each flow in bytes/s, infinite by default.
+    method : {"auto", "rounds", "heap"}
+        Rounds of local bottlenecks, bottlenecks in order from a heap, or what the depth of contention asks
+        for. The rates are the same to rounding.
 
     Raises
     ------
     ConfigError
         For a capacity that is negative or not a number, a weight or cap that is not positive, a column that
-        does not exist.
+        does not exist, an unknown method.
     """
+    if method not in _LIMIT:
+        raise ConfigError(unknown("method", method, list(_LIMIT)))
     cap = np.require(capacity, np.float64, ["C", "W"])
     if cap.shape != (columns.rows,):
         raise ConfigError(f"capacity has shape {cap.shape}; these columns need ({columns.rows},)")
@@ -142,8 +155,8 @@ def max_min(
     bottleneck = np.full(col.size, UNBOUNDED, np.int64)
     rows = np.empty((4, columns.rows))
     rows[CAPACITY] = cap
-    rounds = fill(
+    rounds, pops = fill(
         np.arange(col.size), col.size, col, w, limit, columns.ptr, columns.row, columns.coefficient,
-        rows, rate, bottleneck,
+        rows, rate, bottleneck, _LIMIT[method],
     )  # fmt: skip
-    return Allocation(rate, bottleneck, columns, col, cap, w, limit, int(rounds))
+    return Allocation(rate, bottleneck, columns, col, cap, w, limit, int(rounds), int(pops))
