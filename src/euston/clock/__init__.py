@@ -1,15 +1,17 @@
 """The one clock: programs executed together with the fluid network, components, processes, the conductor."""
 
 from euston.clock.conductor import Component, Conductor, Message
-from euston.clock.executor import CapacityEvent, Execution, Executor, SpeedEvent, execute
+from euston.clock.executor import CapacityEvent, Event, Execution, Executor, RouteEvent, SpeedEvent, execute
 from euston.clock.process import Compute, Join, Processes, Receive, Send, Wait
-from euston.clock.program import Kind, Program, ProgramBuilder, TransferTable
+from euston.clock.program import Choices, Kind, Program, ProgramBuilder, TransferTable
 
 __all__ = [
     "CapacityEvent",
+    "Choices",
     "Component",
     "Compute",
     "Conductor",
+    "Event",
     "Execution",
     "Executor",
     "Join",
@@ -19,6 +21,7 @@ __all__ = [
     "Program",
     "ProgramBuilder",
     "Receive",
+    "RouteEvent",
     "Send",
     "SpeedEvent",
     "TransferTable",

@@ -15,6 +15,7 @@ from numba import njit
 from euston.network._fill import CAPACITY
 from euston.network._repair import (
     CHANGED,
+    COLUMN,
     FLOW_I_LINES,
     FLOW_LINES,
     LAMBDA,
@@ -38,7 +39,7 @@ LINE = np.arange(11, dtype=np.uintp)
 WINDOW = 1e-13
 
 # Event types.
-EV_CAPACITY, EV_SPEED, EV_FLOW, EV_CAPPED, EV_COMPUTE, EV_DONE, EV_RELEASE = np.arange(7)
+EV_CAPACITY, EV_SPEED, EV_FLOW, EV_CAPPED, EV_COMPUTE, EV_DONE, EV_RELEASE, EV_ROUTES = np.arange(8)
 
 # Kinds of operations, as in ``program.Kind``.
 COMPUTE, TRANSFER, WAIT, JOIN = np.arange(4)
@@ -54,8 +55,15 @@ WAITING, BLOCKER, LEFT, READY, OUTBOX = LINE[:5]  # State.op
 START, END = LINE[:2]  # State.when
 WORK_LEFT, TOUCHED, SPEED, SLOWED = LINE[:4]  # State.stream
 RUNNING, SLOWERS = LINE[:2]  # State.stream_i
-LEFT_BYTES, SINCE = np.arange(FLOW_LINES, FLOW_LINES + 2, dtype=np.uintp)  # Net.flow, behind the solver's
-OP, FREE_SLOT = np.arange(FLOW_I_LINES, FLOW_I_LINES + 2, dtype=np.uintp)  # Net.flow_i
+LEFT_BYTES, SINCE, FROM = np.arange(
+    FLOW_LINES, FLOW_LINES + 3, dtype=np.uintp
+)  # Net.flow, behind the solver's
+OP, FREE_SLOT, GIVEN, CHOSEN = np.arange(FLOW_I_LINES, FLOW_I_LINES + 4, dtype=np.uintp)  # Net.flow_i
+MORE_FLOW_LINES, MORE_FLOW_I_LINES = 3, 4
+
+# Rules by which a flow that starts takes one of its candidate columns (network.balancing.StartRule).
+FIRST, LEAST_LOADED, RANDOM_AFTER_GAP, LEAST_LOADED_AFTER_GAP = np.arange(4)
+P_BUSY, P_CHOICE = LINE[:2]  # Choices.pair_i
 TIME, SEQ, TYPE, ID, OWNER, VERSION = LINE[:6]  # fields of an event in State.heap
 
 # Helpers are called from kernels only: no Python wrappers to compile for them. What they take is small, and
@@ -95,6 +103,22 @@ class State(NamedTuple):
     external_value: np.ndarray
     i: np.ndarray  # int64 counters
     now: np.ndarray  # float64[1]
+    window: np.ndarray  # float64[2] seconds within which events are one moment, time constant of rising rates
+
+
+class Choices(NamedTuple):
+    """Columns that are found when a flow starts, and found again when routes change."""
+
+    candidates: np.ndarray  # int32[F] candidates of each flow of the table: its column and those behind it
+    pair: np.ndarray  # int32[F]
+    rule: np.ndarray  # int64[1]
+    gap: np.ndarray  # float64[1] seconds
+    random: np.ndarray  # uint64[1] state of the generator
+    pair_last: np.ndarray  # float64[P] when the pair sent last
+    pair_i: np.ndarray  # int64[2, P] active flows, last choice
+    asked: np.ndarray  # float64[R] weight of active flows over capacity
+    routes: np.ndarray  # int32[E, C] the column that stands for a column while routes ``e`` hold, -1: none
+    epoch: np.ndarray  # int64[1] which routes hold
 
 
 @_helper
@@ -186,7 +210,62 @@ def _set_pace(stream, stream_i, heap, i, version, s, t, speed, slowers, share): 
 
 
 @_helper
-def _begin(fx, st, net, op, t):  # type: ignore[no-untyped-def]
+def _ask(net, asked, c, weight):  # type: ignore[no-untyped-def]
+    """A flow with this weight comes to column ``c`` (or goes, with a negative one)."""
+    for e in range(net.ptr[c], net.ptr[c + 1]):
+        r = net.entry_row[e]
+        asked[r] += net.coefficient[e] * weight / max(net.row[CAPACITY, r], 1.0)
+
+
+@_helper
+def _choose(ch, net, first, k, t):  # type: ignore[no-untyped-def]
+    """Which of the candidates of flow ``k`` of the table it takes at ``t``; 0 when all are dead."""
+    rule, pair, count = ch.rule[0], ch.pair[k], ch.candidates[k]
+    routes = ch.routes[ch.epoch[0]]
+    if rule in (RANDOM_AFTER_GAP, LEAST_LOADED_AFTER_GAP):
+        last = ch.pair_i[P_CHOICE, pair]
+        goes_on = ch.pair_i[P_BUSY, pair] > 0 or t - ch.pair_last[pair] <= ch.gap[0]
+        if goes_on and 0 <= last < count and routes[first + last] >= 0:
+            return last
+    best, least, alive = ZERO, np.inf, ZERO
+    for j in range(count):
+        c = routes[first + j]
+        if c < 0:
+            continue
+        alive += 1
+        if rule == FIRST:
+            return np.int64(j)
+        if rule == RANDOM_AFTER_GAP:
+            # xorshift64*; the j-th live candidate replaces the choice with probability 1/j.
+            x = ch.random[0]
+            x ^= x >> np.uint64(12)
+            x ^= x << np.uint64(25)
+            x ^= x >> np.uint64(27)
+            ch.random[0] = x
+            draw = (x * np.uint64(0x2545F4914F6CDD1D)) >> np.uint64(33)
+            if np.int64(draw) % alive == 0:
+                best = np.int64(j)
+            continue
+        load = 0.0
+        for e in range(net.ptr[c], net.ptr[c + 1]):
+            r = net.entry_row[e]
+            mine = ch.asked[r] if net.row[CAPACITY, r] > 0.0 else np.inf
+            load = max(load, mine)
+        if load < least:
+            best, least = np.int64(j), load
+    return best
+
+
+@_helper
+def _find(ch, net, first, k, t):  # type: ignore[no-untyped-def]
+    """The choice and the column that a flow of the table gets at ``t``; a dead one when nothing is alive."""
+    j = _choose(ch, net, first, k, t)
+    c = np.int64(ch.routes[ch.epoch[0], first + j])
+    return j, c if c >= 0 else first + j
+
+
+@_helper
+def _begin(fx, st, net, ch, op, t):  # type: ignore[no-untyped-def]
     """Start a ready operation at ``t``."""
     fixed, given, t_ptr, work = fx.op, fx.flow, fx.t_ptr, fx.work
     heap, i, version, stream, stream_i, ops = st.heap, st.i, st.version, st.stream, st.stream_i, st.op
@@ -214,6 +293,9 @@ def _begin(fx, st, net, op, t):  # type: ignore[no-untyped-def]
         for k in range(t_ptr[tr], t_ptr[tr + 1]):
             c = np.int64(fx.t_column[k])
             size = given[SIZE, k] * repeats
+            j = ZERO
+            if ch is not None:
+                j, c = _find(ch, net, c, k, t)
             st.column_bytes[c] += size
             if size <= 0.0:
                 continue
@@ -226,6 +308,13 @@ def _begin(fx, st, net, op, t):  # type: ignore[no-untyped-def]
             net.flow_i[OP, f] = op
             net.flow[LEFT_BYTES, f] = size
             net.flow[SINCE, f] = t
+            net.flow[FROM, f] = -1.0
+            if ch is not None:
+                net.flow_i[GIVEN, f] = k
+                net.flow_i[CHOSEN, f] = j
+                ch.pair_i[P_BUSY, ch.pair[k]] += 1
+                ch.pair_i[P_CHOICE, ch.pair[k]] = j
+                _ask(net, ch.asked, c, given[T_WEIGHT, k])
             open_flow(net, f, c, given[T_WEIGHT, k], given[T_CAP, k])
             opened += 1
         then = t + capped + fx.t_latency[tr] * repeats
@@ -263,30 +352,96 @@ def _finish(fixed, succ_ptr, succ, notify, ops, i, op):  # type: ignore[no-untyp
 
 
 @_helper
-def _rerate(net, heap, i, version, streams, t):  # type: ignore[no-untyped-def]
+def _carried(flow, f, t, lag):  # type: ignore[no-untyped-def]
+    """Bytes left of flow ``f`` at ``t``, and the rate it has reached by then."""
+    rate, before, gone = flow[RATE, f], flow[FROM, f], t - flow[SINCE, f]
+    done = rate * gone
+    if before < rate and lag > 0.0:
+        part = np.exp(-gone / lag)
+        done -= (rate - before) * lag * (1.0 - part)
+        before = rate - (rate - before) * part
+    else:
+        before = rate
+    # What would have ended at this moment has: the death of a link that comes with it is too late.
+    left = flow[LEFT_BYTES, f] - done
+    return (left if left > rate * t * WINDOW else 0.0), before
+
+
+@_helper
+def _ends_in(left, rate, before, lag):  # type: ignore[no-untyped-def]
+    """Seconds until ``left`` bytes are through when the rate climbs from ``before`` towards ``rate``."""
+    x = left / rate
+    if before >= rate or lag == 0.0:
+        return x
+    # Newton on a convex function from its right side: it falls towards the root.
+    gap = rate - before
+    x += gap * lag / rate
+    for _ in range(50):
+        part = np.exp(-x / lag)
+        step = (rate * x - gap * lag * (1.0 - part) - left) / (rate - gap * part)
+        x -= step
+        if step <= 1e-14 * x:
+            break
+    return max(x, 0.0)
+
+
+@_helper
+def _rerate(net, heap, i, version, streams, lag, t):  # type: ignore[no-untyped-def]
     """New rates from ``t`` on, and new completion times of the flows whose rate has changed."""
     repair(net)
     flow, flow_i = net.flow, net.flow_i
     for k in range(net.n[N_CHANGED]):
         f = flow_i[CHANGED, k]
-        rate, before = flow[LAMBDA, f] * flow[WEIGHT, f], flow[RATE, f]
-        if rate == before and rate > 0.0:
+        rate = flow[LAMBDA, f] * flow[WEIGHT, f]
+        if rate == flow[RATE, f] and rate > 0.0:
             continue  # its completion event still stands
-        # What would have ended at this moment has: the death of a link that comes with it is too late.
-        left = flow[LEFT_BYTES, f] - before * (t - flow[SINCE, f])
-        left = left if left > before * t * WINDOW else 0.0
+        left, reached = _carried(flow, f, t, lag)
         flow[LEFT_BYTES, f] = left
+        # A flow that starts sends at once what it may; one that gets more climbs there.
+        reached = rate if flow[FROM, f] < 0.0 or lag == 0.0 else min(reached, rate)
         flow[SINCE, f] = t
         flow[RATE, f] = rate
+        flow[FROM, f] = reached
         version[streams + f] += 1
         if rate > 0.0 or left == 0.0:
-            then = t + left / rate if left > 0.0 else t
+            then = t + _ends_in(left, rate, reached, lag) if left > 0.0 else t
             _push(heap, i, version, then, EV_FLOW, f, streams + f)
     settle(net)
 
 
+@_helper
+def _reroute(fx, ch, net, version, column_bytes, streams, lag, t):  # type: ignore[no-untyped-def]
+    """Other routes hold from ``t`` on: flows whose column is no longer theirs take what is left elsewhere."""
+    flow, flow_i = net.flow, net.flow_i
+    for f in range(flow_i.shape[1]):
+        if flow_i[OP, f] < 0:
+            continue
+        k, old = flow_i[GIVEN, f], flow_i[COLUMN, f]
+        first = np.int64(fx.t_column[k])
+        j = flow_i[CHOSEN, f]
+        c = np.int64(ch.routes[ch.epoch[0], first + j])
+        if c < 0:
+            j, c = _find(ch, net, first, k, t)
+        if c == old:
+            continue
+        left, _ = _carried(flow, f, t, lag)
+        weight = flow[WEIGHT, f]
+        close_flow(net, f)
+        _ask(net, ch.asked, old, -weight)
+        flow[LEFT_BYTES, f] = left
+        flow[SINCE, f] = t
+        flow[FROM, f] = -1.0
+        flow_i[CHOSEN, f] = j
+        ch.pair_i[P_CHOICE, ch.pair[k]] = j
+        column_bytes[old] -= left
+        column_bytes[c] += left
+        version[streams + f] += 1
+        open_flow(net, f, c, weight, fx.flow[T_CAP, k])
+        _ask(net, ch.asked, c, weight)
+
+
 @njit(cache=True, no_cfunc_wrapper=True)
-def advance(fx, st, net, until):  # type: ignore[no-untyped-def]
+def advance(fx, st, net, ch, until):  # type: ignore[no-untyped-def]
     """Run up to and including ``until``; stop right after the first batch that fills the outbox.
 
     Returns the time of the next event, inf when nothing will happen.
@@ -300,9 +455,9 @@ def advance(fx, st, net, until):  # type: ignore[no-untyped-def]
         # Everything ready starts now.
         while i[I_READY] > 0:
             i[I_READY] -= 1
-            _begin(fx, st, net, np.int64(ops[READY, i[I_READY]]), now[0])
+            _begin(fx, st, net, ch, np.int64(ops[READY, i[I_READY]]), now[0])
         if net.n[N_DIRTY] > 0:
-            _rerate(net, heap, i, version, stream.shape[1], now[0])
+            _rerate(net, heap, i, version, stream.shape[1], st.window[1], now[0])
         t = _next_event(heap, i, version)
         if i[I_OUT] > 0:
             return t
@@ -311,7 +466,7 @@ def advance(fx, st, net, until):  # type: ignore[no-untyped-def]
                 now[0] = until
             return t
         # One batch: all events within the window, and what they cause at once.
-        edge = t + WINDOW * t
+        edge = t + max(WINDOW * t, st.window[0])
         while t <= edge:
             kind = int(heap[0, TYPE])
             x = int(heap[0, ID])
@@ -328,6 +483,12 @@ def advance(fx, st, net, until):  # type: ignore[no-untyped-def]
                 op = x
                 if kind == EV_FLOW:
                     op = net.flow_i[OP, x]
+                    net.flow_i[OP, x] = NONE
+                    if ch is not None:
+                        pair = ch.pair[net.flow_i[GIVEN, x]]
+                        ch.pair_i[P_BUSY, pair] -= 1
+                        ch.pair_last[pair] = t
+                        _ask(net, ch.asked, net.flow_i[COLUMN, x], -net.flow[WEIGHT, x])
                     close_flow(net, x)
                     net.flow_i[FREE_SLOT, i[I_FREE]] = x
                     i[I_FREE] += 1
@@ -337,6 +498,10 @@ def advance(fx, st, net, until):  # type: ignore[no-untyped-def]
                     _push(heap, i, version, then, EV_DONE, op, version.size - 1)
             elif kind == EV_RELEASE:
                 _release(ops, i, x, NONE)
+            elif kind == EV_ROUTES:
+                if ch is not None:
+                    ch.epoch[0] = external_id[x]
+                    _reroute(fx, ch, net, version, st.column_bytes, stream.shape[1], st.window[1], t)
             elif kind == EV_CAPACITY:
                 net.row[CAPACITY, external_id[x]] = external_value[x]
                 mark(net, external_id[x])

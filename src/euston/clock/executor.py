@@ -20,7 +20,7 @@ from euston.errors import ConfigError, SimulationError
 from euston.network import _repair as n_
 from euston.network.columns import transpose
 
-__all__ = ["CapacityEvent", "Execution", "Executor", "SpeedEvent", "execute"]
+__all__ = ["CapacityEvent", "Event", "Execution", "Executor", "RouteEvent", "SpeedEvent", "execute"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,17 @@ class SpeedEvent:
     time: float
     stream: int
     speed: float
+
+
+@dataclass(frozen=True)
+class RouteEvent:
+    """At ``time`` seconds routes number ``routes`` of the transfers' `Choices` begin to hold."""
+
+    time: float
+    routes: int
+
+
+Event = CapacityEvent | SpeedEvent | RouteEvent
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,36 @@ def _check(transfers: TransferTable, capacity: NDArray[np.float64]) -> None:
             )
 
 
+def _choices(transfers: TransferTable) -> k.Choices | None:
+    """The kernel's form of the table's choices."""
+    given = transfers.choices
+    if given is None:
+        return None
+    columns, flows = len(transfers.columns), transfers.column.size
+    routes = np.require(given.routes, np.int32, ["C", "W"])
+    if given.count.shape != (flows,) or given.pair.shape != (flows,) or routes.shape[1:] != (columns,):
+        raise ConfigError(f"choices must name {flows} flows and {columns} columns")
+    last = transfers.column + given.count - 1
+    inside = (given.count >= 1).all() and (not flows or last.max() < columns)
+    if not inside or (routes.size and (routes.min() < -1 or routes.max() >= columns)):
+        raise ConfigError("choices name columns that do not exist")
+    pairs = int(given.pair.max(initial=0)) + 1
+    pair_i = np.zeros((2, pairs), np.int64)
+    pair_i[k.P_CHOICE] = -1
+    return k.Choices(
+        candidates=_plain(given.count, np.int32),
+        pair=_plain(given.pair, np.int32),
+        rule=np.array([given.rule], np.int64),
+        gap=np.array([given.gap]),
+        random=np.array([given.seed * 0x9E3779B97F4A7C15 % 2**64 | 1], np.uint64),
+        pair_last=np.full(pairs, -np.inf),
+        pair_i=pair_i,
+        asked=np.zeros(transfers.columns.rows),
+        routes=routes,
+        epoch=np.zeros(1, np.int64),
+    )
+
+
 class Executor:
     """A program and the network it runs on, as a component of the clock.
 
@@ -112,7 +153,7 @@ class Executor:
         The lowered transfers that the program's operations name.
     capacity : float64[rows]
         Bytes/s of each row at time 0.
-    events : sequence of CapacityEvent or SpeedEvent
+    events : sequence of CapacityEvent, SpeedEvent or RouteEvent
         What changes while the program runs.
     speed : float64[S], optional
         Speed of each stream at time 0, 1 by default.
@@ -120,6 +161,10 @@ class Executor:
         Operations that wait for a message from outside besides their dependencies.
     tol : float
         Relative change of a link's fair share that is let pass; 0 is exact (see ``network.Incremental``).
+    window : float
+        Seconds within which events count as one moment, with one repair; rounding is always allowed for.
+    lag : float
+        Time constant in seconds with which a running flow climbs to a larger rate; 0 is at once.
     listener, listener_process : str
         The component, and the process in it, that is told of the operations that notify.
     """
@@ -132,10 +177,12 @@ class Executor:
         transfers: TransferTable,
         capacity: ArrayLike,
         *,
-        events: Sequence[CapacityEvent | SpeedEvent] = (),
+        events: Sequence[Event] = (),
         speed: ArrayLike | None = None,
         held: Sequence[int] = (),
         tol: float = 0.0,
+        window: float = 0.0,
+        lag: float = 0.0,
         listener: str = "processes",
         listener_process: str = "main",
     ) -> None:
@@ -207,18 +254,24 @@ class Executor:
             external_value=np.zeros(n_events),
             i=np.zeros(k.COUNTERS, np.int64),
             now=np.zeros(1),
+            window=np.zeros(2),
         )
         st.op[k.WAITING] = waiting
         st.op[k.BLOCKER] = -1
         st.stream[k.SPEED] = speeds
         st.stream_i[k.RUNNING] = -1
+        st.window[:] = window, lag
         st.i[k.I_FREE] = slots
         most = cap.copy()
         for event in events:
             if isinstance(event, CapacityEvent) and 0 <= event.row < most.size:
                 most[event.row] = max(most[event.row], event.capacity)
-        self._net = n_.net(columns, cap, slots, most=most, flow_lines=2, flow_i_lines=2, tol=tol)
+        self._net = n_.net(
+            columns, cap, slots, most=most, flow_lines=k.MORE_FLOW_LINES,
+            flow_i_lines=k.MORE_FLOW_I_LINES, tol=tol,
+        )  # fmt: skip
         self._net.flow_i[k.FREE_SLOT] = np.arange(slots - 1, -1, -1)
+        self._choices = _choices(transfers)
         roots = np.flatnonzero(waiting == 0)[::-1]
         st.op[k.READY, : roots.size] = roots
         st.i[k.I_READY] = roots.size
@@ -227,9 +280,12 @@ class Executor:
         for e, event in enumerate(sorted(events, key=lambda event: event.time)):
             self._external(e, event)
 
-    def _external(self, slot: int, event: CapacityEvent | SpeedEvent) -> None:
+    def _external(self, slot: int, event: Event) -> None:
         if isinstance(event, CapacityEvent):
             kind, ident, value, limit = k.EV_CAPACITY, event.row, event.capacity, self.transfers.columns.rows
+        elif isinstance(event, RouteEvent):
+            routes = 0 if self._choices is None else self._choices.routes.shape[0]
+            kind, ident, value, limit = k.EV_ROUTES, event.routes, 0.0, routes
         else:
             kind, ident, value, limit = k.EV_SPEED, event.stream, event.speed, len(self.program.streams)
         if not 0 <= ident < limit or not 0 <= value < np.inf or not 0 <= event.time < np.inf:
@@ -284,7 +340,7 @@ class Executor:
                 )
             self._held[op] -= 1
             self._push(message.time, int(k.EV_RELEASE), op)
-        self._next = k.advance(self._fixed, st, self._net, float(until))
+        self._next = k.advance(self._fixed, st, self._net, self._choices, float(until))
         n = int(st.i[k.I_OUT])
         st.i[k.I_OUT] = 0
         ended = sorted((float(st.when[k.END, op]), int(op)) for op in st.op[k.OUTBOX, :n])
@@ -347,9 +403,11 @@ def execute(
     transfers: TransferTable,
     capacity: ArrayLike,
     *,
-    events: Sequence[CapacityEvent | SpeedEvent] = (),
+    events: Sequence[Event] = (),
     speed: ArrayLike | None = None,
     tol: float = 0.0,
+    window: float = 0.0,
+    lag: float = 0.0,
 ) -> Execution:
     """Run ``program`` to its end; see ``Executor`` for the arguments.
 
@@ -358,7 +416,9 @@ def execute(
     SimulationError
         When the program can not end (a partition, a stopped stream); the stuck transfers are named.
     """
-    executor = Executor(program, transfers, capacity, events=events, speed=speed, tol=tol)
+    executor = Executor(
+        program, transfers, capacity, events=events, speed=speed, tol=tol, window=window, lag=lag
+    )
     while not executor.done and executor.next_time() < np.inf:
         executor.advance(np.inf)
     return executor.result()

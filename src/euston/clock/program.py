@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from euston.errors import ConfigError
 from euston.network.columns import Columns
 
-__all__ = ["Kind", "Program", "ProgramBuilder", "TransferTable"]
+__all__ = ["Choices", "Kind", "Program", "ProgramBuilder", "TransferTable"]
 
 
 class Kind(IntEnum):
@@ -27,6 +27,34 @@ class Kind(IntEnum):
     TRANSFER = 1
     WAIT = 2
     JOIN = 3
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Columns that are found while the program runs: candidates at a flow's start, other routes later.
+
+    Attributes
+    ----------
+    count : int32[F]
+        Flow ``k`` of the table has candidates ``column[k]`` to ``column[k] + count[k] - 1``.
+    pair : int32[F]
+        Equal for flows between the same two endpoints.
+    rule : int
+        A `network.balancing.StartRule`.
+    gap : float
+        Seconds of silence of a pair after which it may choose again, for the rules that wait for one.
+    seed : int
+    routes : int32[E, C]
+        While routes ``e`` hold, column ``routes[e, c]`` stands for ``c``; -1: it has none. Routes 0 hold at
+        the start, a `RouteEvent` brings others.
+    """
+
+    count: NDArray[np.int32]
+    pair: NDArray[np.int32]
+    routes: NDArray[np.int32]
+    rule: int = 0
+    gap: float = 0.0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,6 +78,8 @@ class TransferTable:
         Share of its speed that a stream loses while the transfer runs on its SMs.
     names : tuple of str
         Names for messages, one per transfer (may be empty: transfers are then called by number).
+    choices : Choices, optional
+        Columns that are decided while the program runs.
     """
 
     ptr: NDArray[np.int64]
@@ -61,6 +91,7 @@ class TransferTable:
     slow_share: NDArray[np.float64]
     columns: Columns
     names: tuple[str, ...] = ()
+    choices: Choices | None = None
 
     def __len__(self) -> int:
         return int(self.ptr.size - 1)

@@ -167,15 +167,16 @@ def open_flow(net, f, c, weight, cap):  # type: ignore[no-untyped-def]
                 entry[E_PREV, first] = e
             row_head[r] = e
             n[N_BUSY] += 1
-    flow_i[F_SEEN, f] = n[N_REPAIRS]
-    flow_i[CHANGED, n[N_CHANGED]] = f
-    n[N_CHANGED] += 1
+    if flow_i[F_SEEN, f] != n[N_REPAIRS]:
+        flow_i[F_SEEN, f] = n[N_REPAIRS]
+        flow_i[CHANGED, n[N_CHANGED]] = f
+        n[N_CHANGED] += 1
     _busy(net, f, c, 1.0)
 
 
 @_helper
 def close_flow(net, f):  # type: ignore[no-untyped-def]
-    """Take the flow in slot ``f`` off the network; before a repair no flow may be opened and closed."""
+    """Take the flow in slot ``f`` off the network."""
     flow_i, entry, row_head = net.flow_i, net.entry, net.row_head
     c = flow_i[COLUMN, f]
     _busy(net, f, c, -1.0)
