@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,7 +13,6 @@ from euston.devices import GPU
 from euston.devices.gpu import Generation
 from euston.errors import ConfigError, EustonError, at
 from euston.fabrics import Fabric, clos
-from euston.network.balancing import BALANCING, Balancing
 from euston.scenario import Scenario, build
 from euston.scenario.sites import SiteSection
 from euston.training import Conditions, HostFault, LinkFault, TrainingJob, require_fit
@@ -138,10 +136,9 @@ def device(accelerator: Accelerator, job: TrainingJob) -> GPU:
 
 def conditions(s: Scenario, here: Site) -> Conditions:
     """Policies, faults and fidelity switches of a scenario on a site."""
-    section = s.policies.balancing
-    make: Callable[..., Balancing] = BALANCING.get(section.kind)
-    seed = s.run.seed if section.seed is None else section.seed
-    balancing = make(qps=section.qps, seed=seed) if section.kind == "ecmp" else make()
+    balancing = s.policies.balancing.make(s.run.seed)
+    if hasattr(balancing, "check"):
+        balancing.check(here.fabric, where="policies.balancing")
     links, hosts = [], []
     for i, fault in enumerate(s.faults):
         if s.site(fault.site).name != here.name:

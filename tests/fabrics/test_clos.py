@@ -196,7 +196,7 @@ def test_131072_endpoints() -> None:
          "`aggs_per_pod`: 0, but 6 ToRs must reach each other; give 1 or more"),
         ({"cores_per_agg": 0}, "`cores_per_agg`: 0, but 2 pods must reach each other; give 1 or more"),
         ({"nics_per_host": 5}, "`nics_per_host`: 5 NICs for 4 accelerators; give 4 NICs their bandwidth"),
-        ({"attach": "rack"}, "`attach`: 'rack' is not one of host, rail"),
+        ({"attach": "rack"}, "`attach`: 'rack' is not one of host, rail, rail_pods"),
         ({"attach": "rail", "tors_per_pod": 6},
          "`tors_per_pod`: 6 leaves are not whole segments of 4 rails; nearest 8"),
         ({"oversubscription": (0, 1)},

@@ -20,6 +20,7 @@ from euston.fabrics import LinkKind, clos
 from euston.models import Transformer
 from euston.network.balancing import Balancing
 from euston.network.balancing.ecmp import Ecmp
+from euston.network.balancing.oblivious import Oblivious
 from euston.network.balancing.spray import Spray
 from euston.training import Conditions, HostFault, Iteration, LinkFault, TrainingJob, run_iteration, wire
 
@@ -131,6 +132,18 @@ def test_adaptive_spray_avoids_the_slow_link() -> None:
     """Weighed by capacity, the flows go over the other uplink, which alone is as fast as the NICs need."""
     slow = (fault("tor_up/p0/t0/a1", 0.01),)
     assert nic_seconds(Conditions(Spray(adaptive=True), slow)) == pytest.approx(nic_seconds(Conditions()))
+
+
+@pytest.mark.parametrize("at", [None, 0.0, 1e-9])
+def test_the_penalty_of_random_spraying_narrows_what_is_between_switches(at: float | None) -> None:
+    """A hundredth of two uplinks of 50 GB/s for four ring edges: 0.25 GB/s each. With one of the uplinks at
+    half of that, from the start or a moment later, each edge needs half its rate there: 0.125 GB/s."""
+    alone, latency = nic_seconds(Conditions()), 3 * 14e-6
+    moved = (alone - latency) * 12.5e9 * SCALE_OUT_EFFICIENCY
+    links = () if at is None else (fault("tor_up/p0/t0/a1", 0.5, at),)
+    seconds = nic_seconds(Conditions(Oblivious(penalty=0.99), links))
+    assert seconds == pytest.approx(latency + moved / (0.25e9 if at is None else 0.125e9), rel=1e-6)
+    assert nic_seconds(Conditions(Oblivious())) == alone
 
 
 @pytest.mark.parametrize("name", ["nic_up/h0/n1", "nic_down/h1/n1"])

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from euston.network._fill import CAPACITY
 from euston.network._repair import (
+    CAPACITY,
     CHANGED,
     COLUMN,
-    FLOW_I_LINES,
-    FLOW_LINES,
+    FLOW_COLUMNS,
+    FREE_SLOT,
     LAMBDA,
     N_CHANGED,
     N_DIRTY,
@@ -55,11 +55,9 @@ WAITING, BLOCKER, LEFT, READY, OUTBOX = LINE[:5]  # State.op
 START, END = LINE[:2]  # State.when
 WORK_LEFT, TOUCHED, SPEED, SLOWED = LINE[:4]  # State.stream
 RUNNING, SLOWERS = LINE[:2]  # State.stream_i
-LEFT_BYTES, SINCE, FROM = np.arange(
-    FLOW_LINES, FLOW_LINES + 3, dtype=np.uintp
-)  # Net.flow, behind the solver's
-OP, FREE_SLOT, GIVEN, CHOSEN = np.arange(FLOW_I_LINES, FLOW_I_LINES + 4, dtype=np.uintp)  # Net.flow_i
-MORE_FLOW_LINES, MORE_FLOW_I_LINES = 3, 4
+# Columns of ``Net.flow`` and ``Net.flow_i`` behind the solver's.
+LEFT_BYTES, SINCE, FROM = np.arange(FLOW_COLUMNS, FLOW_COLUMNS + 3, dtype=np.uintp)
+OP, GIVEN, CHOSEN = np.arange(FLOW_COLUMNS, FLOW_COLUMNS + 3, dtype=np.uintp)
 
 # Rules by which a flow that starts takes one of its candidate columns (network.balancing.StartRule).
 FIRST, LEAST_LOADED, RANDOM_AFTER_GAP, LEAST_LOADED_AFTER_GAP = np.arange(4)
@@ -214,7 +212,7 @@ def _ask(net, asked, c, weight):  # type: ignore[no-untyped-def]
     """A flow with this weight comes to column ``c`` (or goes, with a negative one)."""
     for e in range(net.ptr[c], net.ptr[c + 1]):
         r = net.entry_row[e]
-        asked[r] += net.coefficient[e] * weight / max(net.row[CAPACITY, r], 1.0)
+        asked[r] += net.coefficient[e] * weight / max(net.row[r, CAPACITY], 1.0)
 
 
 @_helper
@@ -249,7 +247,7 @@ def _choose(ch, net, first, k, t):  # type: ignore[no-untyped-def]
         load = 0.0
         for e in range(net.ptr[c], net.ptr[c + 1]):
             r = net.entry_row[e]
-            mine = ch.asked[r] if net.row[CAPACITY, r] > 0.0 else np.inf
+            mine = ch.asked[r] if net.row[r, CAPACITY] > 0.0 else np.inf
             load = max(load, mine)
         if load < least:
             best, least = np.int64(j), load
@@ -304,14 +302,14 @@ def _begin(fx, st, net, ch, op, t):  # type: ignore[no-untyped-def]
                 capped = max(capped, size / given[T_CAP, k])
                 continue
             i[I_FREE] -= 1
-            f = net.flow_i[FREE_SLOT, i[I_FREE]]
-            net.flow_i[OP, f] = op
-            net.flow[LEFT_BYTES, f] = size
-            net.flow[SINCE, f] = t
-            net.flow[FROM, f] = -1.0
+            f = net.flow_list[FREE_SLOT, i[I_FREE]]
+            net.flow_i[f, OP] = op
+            net.flow[f, LEFT_BYTES] = size
+            net.flow[f, SINCE] = t
+            net.flow[f, FROM] = -1.0
             if ch is not None:
-                net.flow_i[GIVEN, f] = k
-                net.flow_i[CHOSEN, f] = j
+                net.flow_i[f, GIVEN] = k
+                net.flow_i[f, CHOSEN] = j
                 ch.pair_i[P_BUSY, ch.pair[k]] += 1
                 ch.pair_i[P_CHOICE, ch.pair[k]] = j
                 _ask(net, ch.asked, c, given[T_WEIGHT, k])
@@ -354,7 +352,7 @@ def _finish(fixed, succ_ptr, succ, notify, ops, i, op):  # type: ignore[no-untyp
 @_helper
 def _carried(flow, f, t, lag):  # type: ignore[no-untyped-def]
     """Bytes left of flow ``f`` at ``t``, and the rate it has reached by then."""
-    rate, before, gone = flow[RATE, f], flow[FROM, f], t - flow[SINCE, f]
+    rate, before, gone = flow[f, RATE], flow[f, FROM], t - flow[f, SINCE]
     done = rate * gone
     if before < rate and lag > 0.0:
         part = np.exp(-gone / lag)
@@ -363,7 +361,7 @@ def _carried(flow, f, t, lag):  # type: ignore[no-untyped-def]
     else:
         before = rate
     # What would have ended at this moment has: the death of a link that comes with it is too late.
-    left = flow[LEFT_BYTES, f] - done
+    left = flow[f, LEFT_BYTES] - done
     return (left if left > rate * t * WINDOW else 0.0), before
 
 
@@ -389,19 +387,19 @@ def _ends_in(left, rate, before, lag):  # type: ignore[no-untyped-def]
 def _rerate(net, heap, i, version, streams, lag, t):  # type: ignore[no-untyped-def]
     """New rates from ``t`` on, and new completion times of the flows whose rate has changed."""
     repair(net)
-    flow, flow_i = net.flow, net.flow_i
+    flow, flow_list = net.flow, net.flow_list
     for k in range(net.n[N_CHANGED]):
-        f = flow_i[CHANGED, k]
-        rate = flow[LAMBDA, f] * flow[WEIGHT, f]
-        if rate == flow[RATE, f] and rate > 0.0:
+        f = flow_list[CHANGED, k]
+        rate = flow[f, LAMBDA] * flow[f, WEIGHT]
+        if rate == flow[f, RATE] and rate > 0.0:
             continue  # its completion event still stands
         left, reached = _carried(flow, f, t, lag)
-        flow[LEFT_BYTES, f] = left
+        flow[f, LEFT_BYTES] = left
         # A flow that starts sends at once what it may; one that gets more climbs there.
-        reached = rate if flow[FROM, f] < 0.0 or lag == 0.0 else min(reached, rate)
-        flow[SINCE, f] = t
-        flow[RATE, f] = rate
-        flow[FROM, f] = reached
+        reached = rate if flow[f, FROM] < 0.0 or lag == 0.0 else min(reached, rate)
+        flow[f, SINCE] = t
+        flow[f, RATE] = rate
+        flow[f, FROM] = reached
         version[streams + f] += 1
         if rate > 0.0 or left == 0.0:
             then = t + _ends_in(left, rate, reached, lag) if left > 0.0 else t
@@ -413,25 +411,25 @@ def _rerate(net, heap, i, version, streams, lag, t):  # type: ignore[no-untyped-
 def _reroute(fx, ch, net, version, column_bytes, streams, lag, t):  # type: ignore[no-untyped-def]
     """Other routes hold from ``t`` on: flows whose column is no longer theirs take what is left elsewhere."""
     flow, flow_i = net.flow, net.flow_i
-    for f in range(flow_i.shape[1]):
-        if flow_i[OP, f] < 0:
+    for f in range(flow_i.shape[0]):
+        if flow_i[f, OP] < 0:
             continue
-        k, old = flow_i[GIVEN, f], flow_i[COLUMN, f]
+        k, old = flow_i[f, GIVEN], flow_i[f, COLUMN]
         first = np.int64(fx.t_column[k])
-        j = flow_i[CHOSEN, f]
+        j = flow_i[f, CHOSEN]
         c = np.int64(ch.routes[ch.epoch[0], first + j])
         if c < 0:
             j, c = _find(ch, net, first, k, t)
         if c == old:
             continue
         left, _ = _carried(flow, f, t, lag)
-        weight = flow[WEIGHT, f]
+        weight = flow[f, WEIGHT]
         close_flow(net, f)
         _ask(net, ch.asked, old, -weight)
-        flow[LEFT_BYTES, f] = left
-        flow[SINCE, f] = t
-        flow[FROM, f] = -1.0
-        flow_i[CHOSEN, f] = j
+        flow[f, LEFT_BYTES] = left
+        flow[f, SINCE] = t
+        flow[f, FROM] = -1.0
+        flow_i[f, CHOSEN] = j
         ch.pair_i[P_CHOICE, ch.pair[k]] = j
         column_bytes[old] -= left
         column_bytes[c] += left
@@ -482,15 +480,15 @@ def advance(fx, st, net, ch, until):  # type: ignore[no-untyped-def]
             elif kind in (EV_FLOW, EV_CAPPED):
                 op = x
                 if kind == EV_FLOW:
-                    op = net.flow_i[OP, x]
-                    net.flow_i[OP, x] = NONE
+                    op = net.flow_i[x, OP]
+                    net.flow_i[x, OP] = NONE
                     if ch is not None:
-                        pair = ch.pair[net.flow_i[GIVEN, x]]
+                        pair = ch.pair[net.flow_i[x, GIVEN]]
                         ch.pair_i[P_BUSY, pair] -= 1
                         ch.pair_last[pair] = t
-                        _ask(net, ch.asked, net.flow_i[COLUMN, x], -net.flow[WEIGHT, x])
+                        _ask(net, ch.asked, net.flow_i[x, COLUMN], -net.flow[x, WEIGHT])
                     close_flow(net, x)
-                    net.flow_i[FREE_SLOT, i[I_FREE]] = x
+                    net.flow_list[FREE_SLOT, i[I_FREE]] = x
                     i[I_FREE] += 1
                 ops[LEFT, op] -= 1
                 if ops[LEFT, op] == 0:
@@ -503,7 +501,7 @@ def advance(fx, st, net, ch, until):  # type: ignore[no-untyped-def]
                     ch.epoch[0] = external_id[x]
                     _reroute(fx, ch, net, version, st.column_bytes, stream.shape[1], st.window[1], t)
             elif kind == EV_CAPACITY:
-                net.row[CAPACITY, external_id[x]] = external_value[x]
+                net.row[external_id[x], CAPACITY] = external_value[x]
                 mark(net, external_id[x])
             else:
                 s, speed = external_id[x], external_value[x]

@@ -64,6 +64,8 @@ class Execution:
         The dependency (or stream predecessor) that ended last before the operation could start, -1 for none.
     row_bytes : float64[rows]
         Bytes carried by each row.
+    column_bytes : float64[C]
+        Bytes that one member of each column's flows carried.
     makespan : float
         Seconds until the last operation ended.
     events, solves, repaired, full : int
@@ -76,6 +78,7 @@ class Execution:
     end: NDArray[np.float64]
     blocker: NDArray[np.int32]
     row_bytes: NDArray[np.float64]
+    column_bytes: NDArray[np.float64]
     makespan: float
     events: int
     solves: int
@@ -266,11 +269,8 @@ class Executor:
         for event in events:
             if isinstance(event, CapacityEvent) and 0 <= event.row < most.size:
                 most[event.row] = max(most[event.row], event.capacity)
-        self._net = n_.net(
-            columns, cap, slots, most=most, flow_lines=k.MORE_FLOW_LINES,
-            flow_i_lines=k.MORE_FLOW_I_LINES, tol=tol,
-        )  # fmt: skip
-        self._net.flow_i[k.FREE_SLOT] = np.arange(slots - 1, -1, -1)
+        self._net = n_.net(columns, cap, slots, most=most, tol=tol)
+        self._net.flow_list[n_.FREE_SLOT] = np.arange(slots - 1, -1, -1)
         self._choices = _choices(transfers)
         roots = np.flatnonzero(waiting == 0)[::-1]
         st.op[k.READY, : roots.size] = roots
@@ -361,17 +361,18 @@ class Executor:
         ends = end[np.isfinite(end)]
         moved = st.column_bytes.copy()
         net = self._net
-        active = np.ones(net.flow_i.shape[1], bool)
-        active[net.flow_i[k.FREE_SLOT, : st.i[k.I_FREE]]] = False
-        flow = net.flow[:, active]
-        left = np.maximum(flow[k.LEFT_BYTES] - flow[n_.RATE] * (self.now - flow[k.SINCE]), 0.0)
-        np.subtract.at(moved, net.flow_i[n_.COLUMN, active], left)
+        active = np.ones(net.flow_i.shape[0], bool)
+        active[net.flow_list[n_.FREE_SLOT, : st.i[k.I_FREE]]] = False
+        flow = net.flow[active]
+        left = np.maximum(flow[:, k.LEFT_BYTES] - flow[:, n_.RATE] * (self.now - flow[:, k.SINCE]), 0.0)
+        np.subtract.at(moved, net.flow_i[active, n_.COLUMN], left)
         return Execution(
             self.program,
             start,
             end,
             st.op[k.BLOCKER].copy(),
             self.transfers.columns.load(moved),
+            moved,
             float(ends.max()) if ends.size else 0.0,
             int(st.i[k.I_EVENTS]),
             int(net.n[n_.N_REPAIRS]),

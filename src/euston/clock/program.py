@@ -76,7 +76,7 @@ class TransferTable:
         Seconds added once after the last byte.
     slow_share : float64[T]
         Share of its speed that a stream loses while the transfer runs on its SMs.
-    names : tuple of str
+    names : sequence of str
         Names for messages, one per transfer (may be empty: transfers are then called by number).
     choices : Choices, optional
         Columns that are decided while the program runs.
@@ -90,7 +90,7 @@ class TransferTable:
     latency: NDArray[np.float64]
     slow_share: NDArray[np.float64]
     columns: Columns
-    names: tuple[str, ...] = ()
+    names: Sequence[str] = ()
     choices: Choices | None = None
 
     def __len__(self) -> int:

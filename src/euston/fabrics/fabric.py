@@ -15,7 +15,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from euston.errors import FabricError, RouteError
-from euston.fabrics.structure import NETWORKS, TIER_NAMES, LinkKind, Network, Spread, Structure
+from euston.fabrics.structure import (
+    NETWORKS,
+    TIER_NAMES,
+    KnowsDomains,
+    KnowsInjection,
+    LinkKind,
+    NamesEndpoints,
+    Network,
+    Spread,
+    Structure,
+)
 
 __all__ = ["Fabric"]
 
@@ -115,7 +125,12 @@ class Fabric:
 
     @cached_property
     def domain(self) -> NDArray[np.int32]:
-        """Scale-up switch of each endpoint (the endpoint itself where there is none), int32[endpoints]."""
+        """Scale-up switch of each endpoint (the endpoint itself where there is none), int32[endpoints].
+
+        Where a domain has several, one of them.
+        """
+        if isinstance(self.structure, KnowsDomains):
+            return _read_only(self.structure.domains())
         ids = np.arange(self.endpoints, dtype=np.int32)
         out = self.kind == LinkKind.SCALE_UP_OUT
         ids[self.link_src[out]] = self.link_dst[out]
@@ -126,8 +141,22 @@ class Fabric:
         """The link that runs the other way, int32[L]."""
         return _read_only(self.structure.reverse())
 
+    @cached_property
+    def injection_bandwidth(self) -> NDArray[np.float64]:
+        """Bytes/s that each endpoint can send into the scale-out network, float64[endpoints].
+
+        All its ports together; endpoints that share a NIC have equal parts of it.
+        """
+        if isinstance(self.structure, KnowsInjection):
+            return _read_only(self.structure.injection_bandwidth(self.capacity))
+        e = np.arange(self.endpoints)
+        first = self.route(e, (e + 1) % e.size, 0)[:, 0]
+        return _read_only(self.capacity[first] / np.bincount(first, minlength=self.links)[first])
+
     def endpoint_name(self, endpoint: int) -> str:
         """``"h17/g3"``: accelerator 3 of host 17."""
+        if isinstance(self.structure, NamesEndpoints):
+            return self.structure.endpoint_name(int(endpoint))
         host, g = divmod(int(endpoint), self.accelerators_per_host)
         return f"h{host}/g{g}"
 

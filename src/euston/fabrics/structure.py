@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NETWORKS", "TIER_NAMES", "LinkKind", "Network", "NodeKind", "Spread", "Structure"]
+__all__ = [
+    "NETWORKS",
+    "TIER_NAMES",
+    "CountsPaths",
+    "CountsScaleUpPaths",
+    "HashesPerSwitch",
+    "KnowsDomains",
+    "KnowsInjection",
+    "LinkKind",
+    "NamesEndpoints",
+    "Network",
+    "NodeKind",
+    "Spread",
+    "Structure",
+    "SwitchWord",
+]
 
 Network = Literal["scale_out", "scale_up", "auto"]
 NETWORKS: tuple[Network, ...] = ("scale_out", "scale_up", "auto")
@@ -26,6 +42,21 @@ class LinkKind(IntEnum):
     TOR_DOWN = 5
     AGG_UP = 6
     AGG_DOWN = 7
+    LOCAL = 8
+    GLOBAL = 9
+    SWITCH = 10
+    DIMENSION_1 = 11
+    DIMENSION_2 = 12
+    DIMENSION_3 = 13
+    DIMENSION_4 = 14
+    DIMENSION_5 = 15
+    DIMENSION_6 = 16
+    SCALE_UP_RISE = 17
+    SCALE_UP_FALL = 18
+    GATEWAY_OUT = 19
+    GATEWAY_IN = 20
+    WAN = 21
+    OCS = 22
 
 
 class NodeKind(IntEnum):
@@ -37,6 +68,8 @@ class NodeKind(IntEnum):
     TOR = 3
     AGG = 4
     CORE = 5
+    SWITCH = 6
+    SITE = 7
 
 
 TIER_NAMES = {
@@ -48,6 +81,21 @@ TIER_NAMES = {
     LinkKind.TOR_DOWN: "ToR down",
     LinkKind.AGG_UP: "agg up",
     LinkKind.AGG_DOWN: "agg down",
+    LinkKind.LOCAL: "local",
+    LinkKind.GLOBAL: "global",
+    LinkKind.SWITCH: "between switches",
+    LinkKind.DIMENSION_1: "dimension 1",
+    LinkKind.DIMENSION_2: "dimension 2",
+    LinkKind.DIMENSION_3: "dimension 3",
+    LinkKind.DIMENSION_4: "dimension 4",
+    LinkKind.DIMENSION_5: "dimension 5",
+    LinkKind.DIMENSION_6: "dimension 6+",
+    LinkKind.SCALE_UP_RISE: "scale-up rise",
+    LinkKind.SCALE_UP_FALL: "scale-up fall",
+    LinkKind.GATEWAY_OUT: "gateway out",
+    LinkKind.GATEWAY_IN: "gateway in",
+    LinkKind.WAN: "WAN",
+    LinkKind.OCS: "OCS circuit",
 }
 
 
@@ -128,3 +176,76 @@ class Structure(Protocol):
 
     def why_unreachable(self, src: int, dst: int, network: Network, alive: NDArray[np.bool_]) -> str:
         """Half a sentence for `RouteError`."""
+
+
+SwitchWord = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.uint64]]
+"""``word(flows, switches)``: what each of these flows hashes to at its switch (node number), uint64[n]."""
+
+
+@runtime_checkable
+class CountsPaths(Protocol):
+    """A structure that can say how many paths there are."""
+
+    def live_paths(
+        self,
+        src: NDArray[np.int32],
+        dst: NDArray[np.int32],
+        alive: NDArray[np.bool_],
+        whole: NDArray[np.bool_],
+    ) -> NDArray[np.int64]:
+        """Live scale-out paths of each pair, int64[F]: `Structure.route` counts ``choice`` modulo these."""
+
+
+@runtime_checkable
+class HashesPerSwitch(Protocol):
+    """A structure whose paths branch at several switches, each of which decides for itself."""
+
+    def hashed_choice(
+        self,
+        src: NDArray[np.int32],
+        dst: NDArray[np.int32],
+        word: SwitchWord,
+        alive: NDArray[np.bool_],
+        whole: NDArray[np.bool_],
+    ) -> NDArray[np.uint64]:
+        """The ``choice`` of the scale-out path on which every switch takes its live next hop number
+        ``word % live next hops``, uint64[F]; anything where there is no live path.
+        """
+
+
+@runtime_checkable
+class CountsScaleUpPaths(Protocol):
+    """A structure with several paths within a scale-up domain; one is taken for granted elsewhere."""
+
+    def live_scale_up_paths(
+        self,
+        src: NDArray[np.int32],
+        dst: NDArray[np.int32],
+        alive: NDArray[np.bool_],
+        whole: NDArray[np.bool_],
+    ) -> NDArray[np.int64]:
+        """Live scale-up paths of each pair, int64[F]: `Structure.route` counts ``choice`` modulo these."""
+
+
+@runtime_checkable
+class KnowsDomains(Protocol):
+    """A structure whose scale-up domains are not each one switch."""
+
+    def domains(self) -> NDArray[np.int32]:
+        """A number for each endpoint, equal within a scale-up domain and nowhere else, int32[endpoints]."""
+
+
+@runtime_checkable
+class KnowsInjection(Protocol):
+    """A structure whose endpoints have several ports, or whose paths need not begin at the sender's own."""
+
+    def injection_bandwidth(self, capacity: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Bytes/s that each endpoint can send into the scale-out network, float64[endpoints]."""
+
+
+@runtime_checkable
+class NamesEndpoints(Protocol):
+    """A structure whose endpoints are called otherwise than by host and accelerator."""
+
+    def endpoint_name(self, endpoint: int) -> str:
+        """Outside name of an endpoint."""

@@ -16,25 +16,27 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from euston.network._fill import AUTO, CAPACITY, SLACK, fill
+from euston.network._fill import AUTO, SLACK, fill
+from euston.network._fill import CAPACITY as F_CAPACITY
 from euston.network.columns import Columns
 
-# Lines of ``Net.row``: the first four belong to ``fill``; then levels, what they would be, the load if all
-# ran as fast as their paths allow, the present load, and the weight that the row itself holds back.
-LEVEL, SOLVED, POSSIBLE, LOAD, HELD = np.arange(4, 9, dtype=np.uintp)
-ROW_LINES = 9
+# Columns of ``Net.row``, one cache line per row: capacity, level, what it would be, the load if all flows ran
+# as fast as their paths allow, the present load, and the weight that the row itself holds back.
+CAPACITY, LEVEL, SOLVED, POSSIBLE, LOAD, HELD = np.arange(6, dtype=np.uintp)
+ROW_COLUMNS = 8
 
-# Lines of ``Net.row_i``: stamps of sets, lists of rows, place in the heap, whether ``SOLVED`` is of now.
-R_DIRTY, R_SEEN, DIRTY, R_LIST, AGAIN, HEAP, KNOWN = np.arange(7, dtype=np.uintp)
-ROW_I_LINES = 7
+# Columns of ``Net.row_i``: stamps of sets, place in the heap, whether ``SOLVED`` is of now. Lists of rows.
+R_DIRTY, R_SEEN, HEAP, KNOWN = np.arange(4, dtype=np.uintp)
+DIRTY, R_LIST, AGAIN = np.arange(3, dtype=np.uintp)
 
-# Lines of ``Net.flow`` and ``Net.flow_i`` that the solver uses; executors add theirs behind.
-WEIGHT, CAP, RATE, LAMBDA, TAKES, OFFER = np.arange(6, dtype=np.uintp)
-FLOW_LINES = 6
-COLUMN, NEXT, PREV, F_SEEN, CHANGED, F_LIVE, BOTTLENECK = np.arange(7, dtype=np.uintp)
-FLOW_I_LINES = 7
+# Columns of ``Net.flow`` and ``Net.flow_i`` that the solver uses; executors have the rest. Lists of flows.
+WEIGHT, CAP, RATE, LAMBDA = np.arange(4, dtype=np.uintp)
+COLUMN, NEXT, PREV, F_SEEN = np.arange(4, dtype=np.uintp)
+FLOW_COLUMNS = 4
+CHANGED, FREE_SLOT = np.arange(2, dtype=np.uintp)
+TAKES, OFFER = np.arange(2, dtype=np.uintp)
 
-# Lines of ``Net.entry``: neighbours in the list of a row's busy entries, and the column of an entry.
+# Columns of ``Net.entry``: neighbours in the list of a row's busy entries, and the column of an entry.
 E_NEXT, E_PREV, E_COLUMN = np.arange(3, dtype=np.uintp)
 
 # Counters in ``Net.n``: dirty rows, changed flows, stamps, repairs, flows touched, full solves, busy entries,
@@ -57,13 +59,17 @@ class Net(NamedTuple):
     entry_row: np.ndarray  # int32[nnz]
     coefficient: np.ndarray  # float64[nnz]
     fastest: np.ndarray  # float64[C] rate that the column's own rows allow
-    entry: np.ndarray  # int32[3, nnz]
+    entry: np.ndarray  # int32[nnz, 4]
     column_head: np.ndarray  # int64[C] first active flow
     row_head: np.ndarray  # int64[R] first busy entry
-    row: np.ndarray  # float64[9, R]
-    row_i: np.ndarray  # int64[7, R]
-    flow: np.ndarray  # float64[6 + ..., A]
-    flow_i: np.ndarray  # int64[7 + ..., A]
+    row: np.ndarray  # float64[R, 8]
+    row_i: np.ndarray  # int64[R, 4]
+    row_list: np.ndarray  # int64[3, R]
+    flow: np.ndarray  # float64[A, 8]
+    flow_i: np.ndarray  # int64[A, 8]
+    flow_list: np.ndarray  # int64[2, A]
+    buffer: np.ndarray  # float64[2, A]
+    scratch: np.ndarray  # float64[4, R] rows of ``fill``
     heap_key: np.ndarray  # float64[H]
     heap_row: np.ndarray  # int64[H]
     n: np.ndarray  # int64[9]
@@ -76,8 +82,6 @@ def net(
     slots: int,
     *,
     most: NDArray[np.float64] | None = None,
-    flow_lines: int = 0,
-    flow_i_lines: int = 0,
     tol: float = 0.0,
 ) -> Net:
     """State without flows over ``columns`` and ``capacity`` float64[rows].
@@ -91,11 +95,11 @@ def net(
     if nnz:
         filled = lengths > 0
         fastest[filled] = np.minimum.reduceat(rate, columns.ptr[:-1][filled])
-    row = np.zeros((ROW_LINES, rows))
-    row[CAPACITY] = capacity
-    row[LEVEL] = np.inf
-    entry = np.full((3, nnz), -1, np.int32)
-    entry[E_COLUMN] = np.repeat(np.arange(len(columns)), lengths)
+    row = np.zeros((rows, ROW_COLUMNS))
+    row[:, CAPACITY] = capacity
+    row[:, LEVEL] = np.inf
+    entry = np.full((nnz, 4), -1, np.int32)
+    entry[:, E_COLUMN] = np.repeat(np.arange(len(columns)), lengths)
     return Net(
         ptr=columns.ptr,
         entry_row=columns.row,
@@ -105,9 +109,13 @@ def net(
         column_head=np.full(len(columns), -1, np.int64),
         row_head=np.full(rows, -1, np.int64),
         row=row,
-        row_i=np.full((ROW_I_LINES, rows), -1, np.int64),
-        flow=np.zeros((FLOW_LINES + flow_lines, slots)),
-        flow_i=np.full((FLOW_I_LINES + flow_i_lines, slots), -1, np.int64),
+        row_i=np.full((rows, 4), -1, np.int64),
+        row_list=np.zeros((3, rows), np.int64),
+        flow=np.zeros((slots, 8)),
+        flow_i=np.full((slots, 8), -1, np.int64),
+        flow_list=np.zeros((2, slots), np.int64),
+        buffer=np.empty((2, slots)),
+        scratch=np.empty((4, rows)),
         heap_key=np.empty(rows),
         heap_row=np.empty(rows, np.int64),
         n=np.zeros(COUNTERS, np.int64),
@@ -118,26 +126,26 @@ def net(
 @_helper
 def mark(net, r):  # type: ignore[no-untyped-def]
     """Row ``r`` has changed; the stamp is the number of the repair to come."""
-    if net.row_i[R_DIRTY, r] != net.n[N_REPAIRS]:
-        net.row_i[R_DIRTY, r] = net.n[N_REPAIRS]
-        net.row_i[DIRTY, net.n[N_DIRTY]] = r
+    if net.row_i[r, R_DIRTY] != net.n[N_REPAIRS]:
+        net.row_i[r, R_DIRTY] = net.n[N_REPAIRS]
+        net.row_list[DIRTY, net.n[N_DIRTY]] = r
         net.n[N_DIRTY] += 1
 
 
 @_helper
 def _busy(net, f, c, sign):  # type: ignore[no-untyped-def]
     """Rows of a flow that comes (+1) or goes (-1): their loads and their marks."""
-    row, most, level, weight = net.row, net.flow[CAP, f], net.flow[LAMBDA, f], net.flow[WEIGHT, f]
+    row, most, level, weight = net.row, net.flow[f, CAP], net.flow[f, LAMBDA], net.flow[f, WEIGHT]
     for e in range(net.ptr[c], net.ptr[c + 1]):
         r = np.int64(net.entry_row[e])
         takes = net.coefficient[e] * weight
         if most < np.inf:
-            row[POSSIBLE, r] += sign * net.coefficient[e] * most
+            row[r, POSSIBLE] += sign * net.coefficient[e] * most
         else:
-            row[POSSIBLE, r] = np.inf
-        row[LOAD, r] += sign * takes * level
-        if sign < 0.0 and level >= row[LEVEL, r] * (1.0 - SLACK):
-            row[HELD, r] -= takes
+            row[r, POSSIBLE] = np.inf
+        row[r, LOAD] += sign * takes * level
+        if sign < 0.0 and level >= row[r, LEVEL] * (1.0 - SLACK):
+            row[r, HELD] -= takes
         mark(net, r)
 
 
@@ -145,31 +153,31 @@ def _busy(net, f, c, sign):  # type: ignore[no-untyped-def]
 def open_flow(net, f, c, weight, cap):  # type: ignore[no-untyped-def]
     """Slot ``f`` becomes an active flow of column ``c``; its rate comes with the next repair."""
     flow, flow_i, entry, row_head, n = net.flow, net.flow_i, net.entry, net.row_head, net.n
-    flow[WEIGHT, f] = weight
+    flow[f, WEIGHT] = weight
     # What its own path allows is a cap too: a row that can not bind is not solved, even if it is the fastest.
-    flow[CAP, f] = min(cap, net.fastest[c])
-    flow[RATE, f] = 0.0
-    flow[LAMBDA, f] = 0.0
-    flow_i[COLUMN, f] = c
+    flow[f, CAP] = min(cap, net.fastest[c])
+    flow[f, RATE] = 0.0
+    flow[f, LAMBDA] = 0.0
+    flow_i[f, COLUMN] = c
     head = net.column_head[c]
-    flow_i[NEXT, f] = head
-    flow_i[PREV, f] = -1
+    flow_i[f, NEXT] = head
+    flow_i[f, PREV] = -1
     net.column_head[c] = f
     if head >= 0:
-        flow_i[PREV, head] = f
+        flow_i[head, PREV] = f
     else:
         for e in range(net.ptr[c], net.ptr[c + 1]):
             r = net.entry_row[e]
             first = row_head[r]
-            entry[E_NEXT, e] = first
-            entry[E_PREV, e] = -1
+            entry[e, E_NEXT] = first
+            entry[e, E_PREV] = -1
             if first >= 0:
-                entry[E_PREV, first] = e
+                entry[first, E_PREV] = e
             row_head[r] = e
             n[N_BUSY] += 1
-    if flow_i[F_SEEN, f] != n[N_REPAIRS]:
-        flow_i[F_SEEN, f] = n[N_REPAIRS]
-        flow_i[CHANGED, n[N_CHANGED]] = f
+    if flow_i[f, F_SEEN] != n[N_REPAIRS]:
+        flow_i[f, F_SEEN] = n[N_REPAIRS]
+        net.flow_list[CHANGED, n[N_CHANGED]] = f
         n[N_CHANGED] += 1
     _busy(net, f, c, 1.0)
 
@@ -178,47 +186,47 @@ def open_flow(net, f, c, weight, cap):  # type: ignore[no-untyped-def]
 def close_flow(net, f):  # type: ignore[no-untyped-def]
     """Take the flow in slot ``f`` off the network."""
     flow_i, entry, row_head = net.flow_i, net.entry, net.row_head
-    c = flow_i[COLUMN, f]
+    c = flow_i[f, COLUMN]
     _busy(net, f, c, -1.0)
-    before, after = flow_i[PREV, f], flow_i[NEXT, f]
+    before, after = flow_i[f, PREV], flow_i[f, NEXT]
     if before >= 0:
-        flow_i[NEXT, before] = after
+        flow_i[before, NEXT] = after
     else:
         net.column_head[c] = after
     if after >= 0:
-        flow_i[PREV, after] = before
+        flow_i[after, PREV] = before
     if before < 0 and after < 0:
         for e in range(net.ptr[c], net.ptr[c + 1]):
-            e_before, e_after = entry[E_PREV, e], entry[E_NEXT, e]
+            e_before, e_after = entry[e, E_PREV], entry[e, E_NEXT]
             if e_before >= 0:
-                entry[E_NEXT, e_before] = e_after
+                entry[e_before, E_NEXT] = e_after
             else:
                 row_head[net.entry_row[e]] = e_after
             if e_after >= 0:
-                entry[E_PREV, e_after] = e_before
+                entry[e_after, E_PREV] = e_before
             if row_head[net.entry_row[e]] < 0:
                 for line in (POSSIBLE, LOAD, HELD):
-                    net.row[line, net.entry_row[e]] = 0.0  # the last one leaves no dust behind
+                    net.row[net.entry_row[e], line] = 0.0  # the last one leaves no dust behind
             net.n[N_BUSY] -= 1
 
 
 @_helper
-def _solve(row, flow, flow_i, entry, ptr, index, coefficient, row_head, column_head, counters, r, slack):  # type: ignore[no-untyped-def]
+def _solve(row, flow, flow_i, entry, ptr, index, share, row_head, column_head, buffer, tally, r, slack):  # type: ignore[no-untyped-def]
     """The level that row ``r`` would have if all others kept theirs (inf: it would not saturate).
 
     Makes the row's load and what it holds back exact again on the way.
     """
-    stored, capacity = row[LEVEL, r], row[CAPACITY, r]
+    stored, capacity = row[r, LEVEL], row[r, CAPACITY]
     held_from = stored * (1.0 - SLACK)
     n, visits, demand, load, held = 0, 0, 0.0, 0.0, 0.0
     e = row_head[r]
     while e >= 0:
-        c = entry[E_COLUMN, e]
+        c = entry[e, E_COLUMN]
         elsewhere = -1.0
         f = column_head[c]
         while f >= 0:
-            mine = coefficient[e] * flow[WEIGHT, f]
-            limit = flow[LAMBDA, f]
+            mine = share[e] * flow[f, WEIGHT]
+            limit = flow[f, LAMBDA]
             load += mine * limit
             if limit >= held_from and stored < np.inf:
                 # Held here, as far as one knows: what would the rest of its path offer?
@@ -227,33 +235,33 @@ def _solve(row, flow, flow_i, entry, ptr, index, coefficient, row_head, column_h
                     elsewhere = np.inf
                     for g in range(ptr[c], ptr[c + 1]):
                         if g != e:
-                            elsewhere = min(elsewhere, row[LEVEL, index[g]])
+                            elsewhere = min(elsewhere, row[index[g], LEVEL])
                     visits += ptr[c + 1] - ptr[c]
-                limit = min(elsewhere, flow[CAP, f] / flow[WEIGHT, f])
-            flow[TAKES, n] = mine
-            flow[OFFER, n] = limit
+                limit = min(elsewhere, flow[f, CAP] / flow[f, WEIGHT])
+            buffer[TAKES, n] = mine
+            buffer[OFFER, n] = limit
             demand += mine
             n += 1
-            f = flow_i[NEXT, f]
-        e = np.int64(entry[E_NEXT, e])
-    row[LOAD, r] = load
-    row[HELD, r] = held
-    counters[N_VISITS] += visits + n
-    if row[POSSIBLE, r] <= capacity * (1.0 + SLACK):
+            f = flow_i[f, NEXT]
+        e = np.int64(entry[e, E_NEXT])
+    row[r, LOAD] = load
+    row[r, HELD] = held
+    tally[N_VISITS] += visits + n
+    if row[r, POSSIBLE] <= capacity * (1.0 + SLACK):
         return np.inf
     free = capacity
     while n > 0:
-        share = free / demand
+        level = free / demand
         kept, left, demand = 0, free, 0.0
         for k in range(n):
-            if flow[OFFER, k] <= share * (1.0 + slack):
-                left -= flow[TAKES, k] * flow[OFFER, k]
+            if buffer[OFFER, k] <= level * (1.0 + slack):
+                left -= buffer[TAKES, k] * buffer[OFFER, k]
             else:
-                flow[TAKES, kept], flow[OFFER, kept] = flow[TAKES, k], flow[OFFER, k]
-                demand += flow[TAKES, k]
+                buffer[TAKES, kept], buffer[OFFER, kept] = buffer[TAKES, k], buffer[OFFER, k]
+                demand += buffer[TAKES, k]
                 kept += 1
         if kept == n:
-            return share
+            return level
         free = max(left, 0.0)
         n = kept
     return np.inf
@@ -266,7 +274,7 @@ def _place(heap_key, heap_row, row_i, n, k, key, r):  # type: ignore[no-untyped-
         heap_key[k] = heap_key[(k - 1) >> 2]
         other = heap_row[(k - 1) >> 2]
         heap_row[k] = other
-        row_i[HEAP, other] = k
+        row_i[other, HEAP] = k
         k = (k - 1) >> 2
     while True:
         first = 4 * k + 1
@@ -281,19 +289,19 @@ def _place(heap_key, heap_row, row_i, n, k, key, r):  # type: ignore[no-untyped-
         heap_key[k] = heap_key[least]
         other = heap_row[least]
         heap_row[k] = other
-        row_i[HEAP, other] = k
+        row_i[other, HEAP] = k
         k = least
     heap_key[k] = key
     heap_row[k] = r
-    row_i[HEAP, r] = k
+    row_i[r, HEAP] = k
 
 
 @_helper
 def _leave(heap_key, heap_row, row_i, n, r):  # type: ignore[no-untyped-def]
     """Row ``r`` is consistent: out of the heap, if it stood there."""
-    k = row_i[HEAP, r]
+    k = row_i[r, HEAP]
     if k >= 0:
-        row_i[HEAP, r] = -1
+        row_i[r, HEAP] = -1
         last = n[N_HEAP] - 1
         n[N_HEAP] = last
         if k < last:
@@ -303,7 +311,7 @@ def _leave(heap_key, heap_row, row_i, n, r):  # type: ignore[no-untyped-def]
 @_helper
 def _queue(heap_key, heap_row, row_i, n, r, key):  # type: ignore[no-untyped-def]
     """Row ``r`` stands in the heap with ``key``, new or moved."""
-    k = row_i[HEAP, r]
+    k = row_i[r, HEAP]
     if k < 0:
         k = n[N_HEAP]
         n[N_HEAP] = k + 1
@@ -318,13 +326,13 @@ def _touch(row, row_i, heap_key, heap_row, n, r, slack, now):  # type: ignore[no
 
     Its new level is not solved here: a lower bound of the level at which it has to be looked at will do.
     """
-    stored, over = row[LEVEL, r], row[LOAD, r] - row[CAPACITY, r]
-    row_i[KNOWN, r] = 0
+    stored, over = row[r, LEVEL], row[r, LOAD] - row[r, CAPACITY]
+    row_i[r, KNOWN] = 0
     key = now
     if stored == np.inf:
-        fine = over <= slack * row[CAPACITY, r]
+        fine = over <= slack * row[r, CAPACITY]
     else:
-        held = row[HELD, r]
+        held = row[r, HELD]
         fine = abs(over) <= slack * held * stored
         if over <= 0.0:
             key = stored
@@ -345,104 +353,105 @@ def _local(net, budget):  # type: ignore[no-untyped-def]
     heap_key, heap_row, row_head, entry, column_head = (
         net.heap_key, net.heap_row, net.row_head, net.entry, net.column_head,
     )  # fmt: skip
+    row_list, flow_list, buffer = net.row_list, net.flow_list, net.buffer
     slack = max(SLACK, net.tol[0])
     stamp = n[N_REPAIRS]
     n[N_HEAP] = 0
     n[N_VISITS] = 0
     for k in range(n[N_CHANGED]):  # the new ones
-        f = flow_i[CHANGED, k]
-        level = flow[CAP, f] / flow[WEIGHT, f]
-        c = flow_i[COLUMN, f]
+        f = flow_list[CHANGED, k]
+        level = flow[f, CAP] / flow[f, WEIGHT]
+        c = flow_i[f, COLUMN]
         for e in range(ptr[c], ptr[c + 1]):
-            level = min(level, row[LEVEL, index[e]])
-        flow[LAMBDA, f] = level
+            level = min(level, row[index[e], LEVEL])
+        flow[f, LAMBDA] = level
         for e in range(ptr[c], ptr[c + 1]):
             r = index[e]
-            takes = coefficient[e] * flow[WEIGHT, f]
-            row[LOAD, r] += takes * level
-            if level >= row[LEVEL, r] * (1.0 - SLACK):
-                row[HELD, r] += takes
+            takes = coefficient[e] * flow[f, WEIGHT]
+            row[r, LOAD] += takes * level
+            if level >= row[r, LEVEL] * (1.0 - SLACK):
+                row[r, HELD] += takes
     again = n[N_DIRTY]
     listed = again
     for k in range(again):
-        row_i[AGAIN, k] = row_i[DIRTY, k]
+        row_list[AGAIN, k] = row_list[DIRTY, k]
     now = 0.0
     while True:
         for k in range(again):
-            _touch(row, row_i, heap_key, heap_row, n, row_i[AGAIN, k], slack, now)
+            _touch(row, row_i, heap_key, heap_row, n, row_list[AGAIN, k], slack, now)
         again = 0
         if n[N_HEAP] == 0 or n[N_VISITS] > budget:
             break
         r, now = heap_row[0], max(now, heap_key[0])
-        if row_i[KNOWN, r] == 0:
-            stored = row[LEVEL, r]
+        if row_i[r, KNOWN] == 0:
+            stored = row[r, LEVEL]
             solved = _solve(
-                row, flow, flow_i, entry, ptr, index, coefficient, row_head, column_head, n, r, slack
+                row, flow, flow_i, entry, ptr, index, coefficient, row_head, column_head, buffer, n, r, slack
             )
             key = min(stored, solved)
             if solved == stored or abs(solved - stored) <= slack * key:
                 _leave(heap_key, heap_row, row_i, n, r)
             else:
-                row[SOLVED, r] = solved
-                row_i[KNOWN, r] = 1
+                row[r, SOLVED] = solved
+                row_i[r, KNOWN] = 1
                 _queue(heap_key, heap_row, row_i, n, r, key)
             continue
         _leave(heap_key, heap_row, row_i, n, r)
         n[N_STAMP] += 1
         seen = n[N_STAMP]
-        row[LEVEL, r] = row[SOLVED, r]
-        if row_i[R_DIRTY, r] != stamp:
-            row_i[R_DIRTY, r] = stamp
-            row_i[R_LIST, listed] = r
+        row[r, LEVEL] = row[r, SOLVED]
+        if row_i[r, R_DIRTY] != stamp:
+            row_i[r, R_DIRTY] = stamp
+            row_list[R_LIST, listed] = r
             listed += 1
-        row_i[R_SEEN, r] = seen
-        row_i[AGAIN, 0] = r
+        row_i[r, R_SEEN] = seen
+        row_list[AGAIN, 0] = r
         again = 1
         held, load = 0.0, 0.0
         e = row_head[r]
         while e >= 0:
-            c = np.int64(entry[E_COLUMN, e])
+            c = np.int64(entry[e, E_COLUMN])
             level = np.inf
             for g in range(ptr[c], ptr[c + 1]):
-                level = min(level, row[LEVEL, index[g]])
+                level = min(level, row[index[g], LEVEL])
             n[N_VISITS] += ptr[c + 1] - ptr[c]
             f = column_head[c]
             while f >= 0:
-                mine, was = min(level, flow[CAP, f] / flow[WEIGHT, f]), flow[LAMBDA, f]
+                mine, was = min(level, flow[f, CAP] / flow[f, WEIGHT]), flow[f, LAMBDA]
                 if mine != was and abs(mine - was) > SLACK * min(mine, was):
-                    flow[LAMBDA, f] = mine
-                    if flow_i[F_SEEN, f] != stamp:
-                        flow_i[F_SEEN, f] = stamp
-                        flow_i[CHANGED, n[N_CHANGED]] = f
+                    flow[f, LAMBDA] = mine
+                    if flow_i[f, F_SEEN] != stamp:
+                        flow_i[f, F_SEEN] = stamp
+                        flow_list[CHANGED, n[N_CHANGED]] = f
                         n[N_CHANGED] += 1
                     n[N_VISITS] += ptr[c + 1] - ptr[c]
                     for g in range(ptr[c], ptr[c + 1]):
                         q = np.int64(index[g])
-                        takes = coefficient[g] * flow[WEIGHT, f]
-                        row[LOAD, q] += takes * (mine - was)
-                        edge = row[LEVEL, q] * (1.0 - SLACK)
+                        takes = coefficient[g] * flow[f, WEIGHT]
+                        row[q, LOAD] += takes * (mine - was)
+                        edge = row[q, LEVEL] * (1.0 - SLACK)
                         if was >= edge:
-                            row[HELD, q] -= takes
+                            row[q, HELD] -= takes
                         if mine >= edge:
-                            row[HELD, q] += takes
-                        if row_i[R_SEEN, q] != seen:
-                            row_i[R_SEEN, q] = seen
-                            row_i[AGAIN, again] = q
+                            row[q, HELD] += takes
+                        if row_i[q, R_SEEN] != seen:
+                            row_i[q, R_SEEN] = seen
+                            row_list[AGAIN, again] = q
                             again += 1
-                takes = coefficient[e] * flow[WEIGHT, f]
-                load += takes * flow[LAMBDA, f]
-                if flow[LAMBDA, f] >= row[LEVEL, r] * (1.0 - SLACK):
+                takes = coefficient[e] * flow[f, WEIGHT]
+                load += takes * flow[f, LAMBDA]
+                if flow[f, LAMBDA] >= row[r, LEVEL] * (1.0 - SLACK):
                     held += takes
-                f = flow_i[NEXT, f]
-            e = np.int64(entry[E_NEXT, e])  # type: ignore[assignment]
-        row[LOAD, r], row[HELD, r] = load, held
+                f = flow_i[f, NEXT]
+            e = np.int64(entry[e, E_NEXT])  # type: ignore[assignment]
+        row[r, LOAD], row[r, HELD] = load, held
     fine = n[N_HEAP] == 0
     for k in range(n[N_HEAP]):
         left = heap_row[k]
-        row_i[HEAP, left] = -1
-        if row_i[R_DIRTY, left] != stamp:
-            row_i[R_DIRTY, left] = stamp
-            row_i[R_LIST, listed] = left
+        row_i[left, HEAP] = -1
+        if row_i[left, R_DIRTY] != stamp:
+            row_i[left, R_DIRTY] = stamp
+            row_list[R_LIST, listed] = left
             listed += 1
     n[N_DIRTY] = listed
     return fine
@@ -452,69 +461,70 @@ def _local(net, budget):  # type: ignore[no-untyped-def]
 def _component(net):  # type: ignore[no-untyped-def]
     """Solve from nothing every flow connected with the rows of the list."""
     row, row_i, flow, flow_i, n = net.row, net.row_i, net.flow, net.flow_i, net.n
-    ptr, index = net.ptr, net.entry_row
+    ptr, index, row_list, flow_list = net.ptr, net.entry_row, net.row_list, net.flow_list
     stamp = n[N_REPAIRS]
     for k in range(n[N_CHANGED]):
-        flow_i[F_SEEN, flow_i[CHANGED, k]] = -1
+        flow_i[flow_list[CHANGED, k], F_SEEN] = -1
     rows, flows, k = n[N_DIRTY], 0, 0
     while k < rows:
-        r = row_i[R_LIST, k]
-        row[LEVEL, r] = np.inf
-        row[LOAD, r] = 0.0
-        row[HELD, r] = 0.0
+        r = row_list[R_LIST, k]
+        row[r, LEVEL] = np.inf
+        row[r, LOAD] = 0.0
+        row[r, HELD] = 0.0
         k += 1
         e = net.row_head[r]
         while e >= 0:
-            c = np.int64(net.entry[E_COLUMN, e])
-            e = np.int64(net.entry[E_NEXT, e])
+            c = np.int64(net.entry[e, E_COLUMN])
+            e = np.int64(net.entry[e, E_NEXT])
             f = net.column_head[c]
-            if flow_i[F_SEEN, f] == stamp:
+            if flow_i[f, F_SEEN] == stamp:
                 continue
             while f >= 0:
-                flow_i[F_SEEN, f] = stamp
-                flow_i[CHANGED, flows] = f
-                flow_i[F_LIVE, flows] = f
+                flow_i[f, F_SEEN] = stamp
+                flow_list[CHANGED, flows] = f
                 flows += 1
-                f = flow_i[NEXT, f]
+                f = flow_i[f, NEXT]
             for g in range(ptr[c], ptr[c + 1]):
                 q = np.int64(index[g])
-                if row_i[R_DIRTY, q] != stamp:
-                    row_i[R_DIRTY, q] = stamp
-                    row_i[R_LIST, rows] = q
+                if row_i[q, R_DIRTY] != stamp:
+                    row_i[q, R_DIRTY] = stamp
+                    row_list[R_LIST, rows] = q
                     rows += 1
     n[N_CHANGED] = flows
     n[N_FULL] += 1
-    # The rates go into LAMBDA: RATE keeps what was true until now.
-    fill(
-        flow_i[F_LIVE], flows, flow_i[COLUMN], flow[WEIGHT], flow[CAP], ptr, index, net.coefficient,
-        row, flow[LAMBDA], flow_i[BOTTLENECK], AUTO,
-    )  # fmt: skip
+    # The solver wants its arrays dense; what was true until now stays in RATE.
+    live, column = np.arange(flows), np.empty(flows, np.int64)
+    weight, cap, rate, held_by = np.empty(flows), np.empty(flows), np.empty(flows), np.empty(flows, np.int64)
     for k in range(flows):
-        f = flow_i[CHANGED, k]
-        flow[LAMBDA, f] /= flow[WEIGHT, f]
-        b = flow_i[BOTTLENECK, f]
-        if b >= 0:
-            row[LEVEL, b] = flow[LAMBDA, f]
+        f = flow_list[CHANGED, k]
+        column[k], weight[k], cap[k] = flow_i[f, COLUMN], flow[f, WEIGHT], flow[f, CAP]
+    for k in range(rows):
+        net.scratch[F_CAPACITY, row_list[R_LIST, k]] = row[row_list[R_LIST, k], CAPACITY]
+    fill(live, flows, column, weight, cap, ptr, index, net.coefficient, net.scratch, rate, held_by, AUTO)
     for k in range(flows):
-        f = flow_i[CHANGED, k]
-        c = flow_i[COLUMN, f]
+        flow[flow_list[CHANGED, k], LAMBDA] = rate[k] / weight[k]
+        if held_by[k] >= 0:
+            row[held_by[k], LEVEL] = rate[k] / weight[k]
+    for k in range(flows):
+        f = flow_list[CHANGED, k]
+        c = flow_i[f, COLUMN]
         for e in range(ptr[c], ptr[c + 1]):
-            takes = net.coefficient[e] * flow[WEIGHT, f]
-            row[LOAD, index[e]] += takes * flow[LAMBDA, f]
-            if flow[LAMBDA, f] >= row[LEVEL, index[e]] * (1.0 - SLACK):
-                row[HELD, index[e]] += takes
+            takes = net.coefficient[e] * flow[f, WEIGHT]
+            row[index[e], LOAD] += takes * flow[f, LAMBDA]
+            if flow[f, LAMBDA] >= row[index[e], LEVEL] * (1.0 - SLACK):
+                row[index[e], HELD] += takes
 
 
 @_helper
 def repair(net):  # type: ignore[no-untyped-def]
     """New levels after opens, closes and new capacities.
 
-    Flows ``flow_i[CHANGED, :n[N_CHANGED]]`` may have moved: ``LAMBDA * WEIGHT`` is the new rate, ``RATE``
+    Flows ``flow_list[CHANGED, :n[N_CHANGED]]`` may have moved: ``LAMBDA * WEIGHT`` is the new rate, ``RATE``
     still the old one. The caller takes note, writes the rates and calls ``settle``.
     """
     n = net.n
     for k in range(n[N_DIRTY]):
-        net.row_i[R_LIST, k] = net.row_i[DIRTY, k]
+        net.row_list[R_LIST, k] = net.row_list[DIRTY, k]
     # A change of everything needs no locality.
     local = n[N_DIRTY] * 4 <= n[N_BUSY]
     if local:

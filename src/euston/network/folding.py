@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from euston.errors import SimulationError
 from euston.network.columns import Columns
 
-__all__ = ["Folding", "fold"]
+__all__ = ["Folding", "fold", "fold_if"]
 
 
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
@@ -130,6 +130,28 @@ def fold(
     SimulationError
         When the found partition is not equitable (a collision of 64-bit hashes).
     """
+    found = fold_if(
+        columns,
+        row_label=row_label,
+        column_label=column_label,
+        owner=owner,
+        owner_label=owner_label,
+        most=1.0,
+    )
+    assert found is not None
+    return found
+
+
+def fold_if(
+    columns: Columns,
+    *,
+    row_label: NDArray[np.float64],
+    column_label: NDArray[np.int64],
+    owner: NDArray[np.int32] | None = None,
+    owner_label: NDArray[np.int64] | None = None,
+    most: float,
+) -> Folding | None:
+    """As `fold`, but None as soon as more than ``most`` classes per column are certain: no gain, no work."""
     own = np.full(len(columns), -1, np.int32) if owner is None else np.asarray(owner, np.int32)
     n_owners = int(own.max(initial=-1)) + 1
     labels = np.zeros(n_owners, np.int64) if owner_label is None else np.asarray(owner_label, np.int64)
@@ -146,7 +168,10 @@ def fold(
     while True:
         _refine(columns.ptr, columns.row, key, row_colour, column_colour, own, owner_colour)
         rounds += 1
-        now = np.unique(row_colour[used]).size + np.unique(column_colour).size + np.unique(owner_colour).size
+        distinct = np.unique(column_colour).size
+        if distinct > most * len(columns):
+            return None
+        now = np.unique(row_colour[used]).size + distinct + np.unique(owner_colour).size
         if now == before:
             break
         before = now

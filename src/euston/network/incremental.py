@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from euston.errors import ConfigError
 from euston.network import _repair as k
-from euston.network._fill import CAPACITY, OWN_CAP, SLACK, UNBOUNDED
+from euston.network._fill import OWN_CAP, SLACK, UNBOUNDED
 from euston.network.columns import Columns
 from euston.network.fluid import Allocation
 
@@ -25,14 +25,14 @@ def _change(net, closed, opened, column, weight, cap, rows, capacity):  # type: 
     for j in range(opened.size):
         k.open_flow(net, opened[j], column[j], weight[j], cap[j])
     for j in range(rows.size):
-        net.row[CAPACITY, rows[j]] = capacity[j]
+        net.row[rows[j], k.CAPACITY] = capacity[j]
         k.mark(net, rows[j])
     if net.n[k.N_DIRTY] + net.n[k.N_CHANGED] > 0:
         k.repair(net)
     moved = net.n[k.N_CHANGED]
     for j in range(moved):
-        f = net.flow_i[k.CHANGED, j]
-        net.flow[k.RATE, f] = net.flow[k.LAMBDA, f] * net.flow[k.WEIGHT, f]
+        f = net.flow_list[k.CHANGED, j]
+        net.flow[f, k.RATE] = net.flow[f, k.LAMBDA] * net.flow[f, k.WEIGHT]
     k.settle(net)
     return moved
 
@@ -125,7 +125,7 @@ class Incremental:
     @property
     def rate(self) -> NDArray[np.float64]:
         """Bytes/s of every slot, float64[slots]; 0 where there is no flow."""
-        return np.where(self._active, self._net.flow[k.RATE], 0.0)
+        return np.where(self._active, self._net.flow[:, k.RATE], 0.0)
 
     @property
     def repairs(self) -> int:
@@ -146,8 +146,8 @@ class Incremental:
         """The present state as an `Allocation` of the active flows, with its certificate."""
         net = self._net
         slots = np.flatnonzero(self._active)
-        column = net.flow_i[k.COLUMN, slots]
-        rate, weight, cap = (net.flow[line, slots] for line in (k.RATE, k.WEIGHT, k.CAP))
+        column = net.flow_i[slots, k.COLUMN]
+        rate, weight, cap = (net.flow[slots, line] for line in (k.RATE, k.WEIGHT, k.CAP))
         # What the path alone allows is kept as a cap too (see ``_repair.open_flow``).
         cap = np.where(cap < net.fastest[column], cap, np.inf)
         level = rate / weight
@@ -155,12 +155,14 @@ class Incremental:
         slack = 1 + 10 * max(SLACK, float(net.tol[0]))
         for j in range(slots.size):
             mine, share = self.columns.column(int(column[j]))
-            levels = net.row[k.LEVEL, mine]
-            own = net.row[CAPACITY, mine] / share
+            levels = net.row[mine, k.LEVEL]
+            own = net.row[mine, k.CAPACITY] / share
             if mine.size and levels.min() <= level[j] * slack:
                 bottleneck[j] = mine[levels.argmin()]
             elif mine.size and own.min() <= rate[j] * slack:
                 bottleneck[j] = mine[own.argmin()]  # alone on the narrowest link of its path
             elif np.isfinite(cap[j]):
                 bottleneck[j] = OWN_CAP
-        return Allocation(rate, bottleneck, self.columns, column, net.row[CAPACITY].copy(), weight, cap, 0, 0)
+        return Allocation(
+            rate, bottleneck, self.columns, column, net.row[:, k.CAPACITY].copy(), weight, cap, 0, 0
+        )

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from euston.errors import RouteError
+from euston.errors import ConfigError, RouteError
 from euston.fabrics import Fabric, LinkKind
 from euston.network.balancing import Balancing
+from euston.network.balancing.base import ChoosesAtStart
 from euston.network.columns import Columns
 from euston.network.transfer import Transfers
 
@@ -34,7 +35,12 @@ class Lowered:
     binding : Columns
         The same columns without rows that can never bind, for solving.
     column : int32[F], size, weight, rate_cap : float64[F]
+        A flow's column, the first of its candidates.
     capacity : float64[rows]
+    count : int32[F]
+        Candidates of each flow among which it chooses when it starts; 1 unless ``choose`` was asked for.
+    rule, gap, seed : int, float, int
+        How it chooses, see `network.balancing.Candidates`.
     """
 
     transfers: Transfers
@@ -47,6 +53,10 @@ class Lowered:
     binding: Columns
     capacity: NDArray[np.float64]
     split: NDArray[np.bool_]
+    count: NDArray[np.int32]
+    rule: int = 0
+    gap: float = 0.0
+    seed: int = 0
 
 
 def lower(
@@ -57,6 +67,8 @@ def lower(
     capacity: NDArray[np.float64] | None = None,
     floor: NDArray[np.float64] | None = None,
     split: NDArray[np.bool_] | None = None,
+    choose: bool = False,
+    seed: int | None = None,
 ) -> Lowered:
     """Columns of all members of all transfers.
 
@@ -72,6 +84,11 @@ def lower(
         The least capacity each link will have during the run (planned events), for the pruning of rows.
     split : bool[bundles], optional
         Bundles of which flows must name single links, because these will change one by one.
+    choose : bool
+        Give flows of uncoupled transfers all the candidates of a policy that decides when they start; others,
+        and coupled ones always, get what ``Balancing.spread`` says.
+    seed : int, optional
+        Of candidates that are drawn.
 
     Raises
     ------
@@ -79,41 +96,9 @@ def lower(
         When two endpoints have no live path.
     """
     now = fabric.capacity if capacity is None else capacity
-    alive = None if capacity is None or (now > 0).all() else now > 0
-    n_members = transfers.src.size
     of_transfer = np.repeat(np.arange(len(transfers)), np.diff(transfers.ptr))
-    domain = fabric.domain
-    inside = domain[transfers.src] == domain[transfers.dst]
-    split = np.zeros(fabric.bundles, bool) if split is None else split.copy()
-    parts: list[tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]] = []
-    if inside.any():
-        who = np.flatnonzero(inside)
-        links = fabric.route(
-            transfers.src[who],
-            transfers.dst[who],
-            np.zeros(who.size, np.uint64),
-            network="scale_up",
-            alive=alive,
-        )
-        used = links >= 0
-        parts.append(
-            (
-                np.repeat(who, used.sum(axis=1)),
-                fabric.bundle[links[used]].astype(np.int32),
-                np.ones(int(used.sum())),
-            )
-        )
-    if not inside.all():
-        who = np.flatnonzero(~inside)
-        out = balancing.spread(
-            fabric, transfers.src[who], transfers.dst[who], alive=alive, capacity=now, split=split
-        )
-        split |= out.split
-        parts.append((np.repeat(who, np.diff(out.ptr)), out.row, out.fraction))
-    member = np.concatenate([p[0] for p in parts]) if parts else np.zeros(0, np.int64)
-    row = np.concatenate([p[1] for p in parts]) if parts else np.zeros(0, np.int32)
-    fraction = np.concatenate([p[2] for p in parts]) if parts else np.zeros(0)
-
+    paths = _paths(transfers, fabric, balancing, now, split, choose & ~transfers.coupled[of_transfer], seed)
+    n_members = transfers.src.size
     largest = np.zeros(len(transfers))
     np.maximum.at(largest, of_transfer, transfers.bytes)
     flows_of = np.where(transfers.coupled, 1, np.diff(transfers.ptr))
@@ -123,25 +108,32 @@ def lower(
         ptr[of_transfer],
         ptr[of_transfer] + np.arange(n_members) - transfers.ptr[of_transfer],
     )
+    flows = int(ptr[-1])
+    count = np.ones(flows, np.int64)
+    count[flow_of_member] = paths.candidates
+    first_column = np.cumsum(count) - count
     # A coupled column's rate is that of its largest member; smaller members take proportionally less.
     unit = np.where(transfers.coupled, largest, 0.0)[of_transfer]
-    share = np.where(unit > 0, transfers.bytes / np.maximum(unit, 1e-300), 1.0)
-    take = fraction * share[member]
+    share = np.divide(transfers.bytes, unit, out=np.ones(n_members), where=unit > 0)
+    take = paths.fraction * share[paths.member]
     keep = take > 0
-    flows = int(ptr[-1])
     n_rows = fabric.bundles + fabric.capacity.size
     columns = Columns.from_entries(
-        flow_of_member[member[keep]], row[keep], take[keep], columns=flows, rows=n_rows
+        (first_column[flow_of_member[paths.member]] + paths.candidate)[keep],
+        paths.row[keep],
+        take[keep],
+        columns=int(count.sum()),
+        rows=n_rows,
     )
     size = np.zeros(flows)
     size[flow_of_member] = np.where(transfers.coupled[of_transfer], largest[of_transfer], transfers.bytes)
     transfer_of_flow = np.repeat(np.arange(len(transfers)), flows_of)
-    row_capacity = fabric.row_capacity(now, split)
-    least = row_capacity if floor is None else fabric.row_capacity(floor, split)
+    row_capacity = fabric.row_capacity(now, paths.split)
+    least = row_capacity if floor is None else fabric.row_capacity(floor, paths.split)
     dead = (row_capacity[columns.row] <= 0) if floor is None else np.zeros(0, bool)
     if dead.any():
         at = int(np.searchsorted(columns.ptr, np.flatnonzero(dead)[0], side="right")) - 1
-        t = int(transfer_of_flow[at])
+        t = int(transfer_of_flow[np.searchsorted(first_column, at, side="right") - 1])
         raise RouteError(
             f"transfer {t} ({transfers.kinds[transfers.kind[t]]}) needs a link that is dead; "
             "give it another path"
@@ -149,15 +141,92 @@ def lower(
     return Lowered(
         transfers=transfers,
         ptr=ptr,
-        column=np.arange(flows, dtype=np.int32),
+        column=first_column.astype(np.int32),
         size=size,
         weight=transfers.weight[transfer_of_flow],
         rate_cap=transfers.rate_cap[transfer_of_flow],
         columns=columns,
         binding=columns.without_rows(~_can_bind(fabric, least)),
         capacity=row_capacity,
-        split=split,
+        split=paths.split,
+        count=count.astype(np.int32),
+        rule=paths.rule[0],
+        gap=paths.rule[1],
+        seed=paths.rule[2],
     )
+
+
+@dataclass(frozen=True)
+class _Paths:
+    """Rows of members: entry ``e`` is what one candidate of one member takes from one row."""
+
+    member: NDArray[np.int64]
+    candidate: NDArray[np.int64]
+    row: NDArray[np.int32]
+    fraction: NDArray[np.float64]
+    candidates: NDArray[np.int64]
+    split: NDArray[np.bool_]
+    rule: tuple[int, float, int]
+
+
+def _paths(
+    transfers: Transfers,
+    fabric: Fabric,
+    balancing: Balancing,
+    now: NDArray[np.float64],
+    split: NDArray[np.bool_] | None,
+    chooses: NDArray[np.bool_],
+    seed: int | None,
+) -> _Paths:
+    """Scale-up paths inside domains, the policy's outside; members that ``chooses`` get all candidates."""
+    alive = None if (now > 0).all() else now > 0
+    src, dst, domain = transfers.src, transfers.dst, fabric.domain
+    inside = domain[src] == domain[dst]
+    split = np.zeros(fabric.bundles, bool) if split is None else split.copy()
+    candidates = np.ones(src.size, np.int64)
+    parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]] = []
+    if inside.any():
+        who = np.flatnonzero(inside)
+        up = fabric.spread(src[who], dst[who], network="scale_up", alive=alive, capacity=now, split=split)
+        split |= up.split
+        member = np.repeat(who, np.diff(up.ptr))
+        parts.append((member, np.zeros_like(member), up.row, up.fraction))
+    late, rule = chooses & ~inside, (0, 0.0, 0)
+    if late.any() and isinstance(balancing, ChoosesAtStart):
+        who = np.flatnonzero(late)
+        given = balancing.candidates(
+            fabric, src[who], dst[who], alive=alive, capacity=now, split=split, seed=seed
+        )
+        late[:] = given is not None
+        late &= ~inside & chooses
+        if given is not None:
+            rule = (int(given.rule), given.gap, given.seed)
+            counts = np.diff(given.ptr)
+            candidates[who] = counts
+            split |= given.spread.split
+            lengths = np.diff(given.spread.ptr)
+            number = np.arange(lengths.size) - np.repeat(given.ptr[:-1], counts)
+            parts.append(
+                (
+                    np.repeat(np.repeat(who, counts), lengths),
+                    np.repeat(number, lengths),
+                    given.spread.row,
+                    given.spread.fraction,
+                )
+            )
+    else:
+        late[:] = False
+    if not (inside | late).all():
+        who = np.flatnonzero(~(inside | late))
+        out = balancing.spread(fabric, src[who], dst[who], alive=alive, capacity=now, split=split)
+        if late.any() and (out.split & ~split).any():
+            raise ConfigError("`policies.balancing`: coupled transfers must name the same bundles as others")
+        split |= out.split
+        member = np.repeat(who, np.diff(out.ptr))
+        parts.append((member, np.zeros_like(member), out.row, out.fraction))
+    empty = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0))
+    found = [np.concatenate(column) for column in zip(empty, *parts, strict=True)]
+    return _Paths(found[0], found[1], found[2], found[3], candidates, split, rule)
 
 
 def _can_bind(fabric: Fabric, row_capacity: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from euston.scenario._check import check
 from euston.scenario._files import dump, from_data, load, loads, schema, with_place, yaml_text
 from euston.scenario._problems import ScenarioError
+from euston.scenario.allocation import AllocationSection
 from euston.scenario.jobs import (
     AssumptionSection,
     BatchSection,
@@ -13,16 +14,12 @@ from euston.scenario.jobs import (
     ShapeSection,
     TrainingSection,
 )
-from euston.scenario.model import (
-    BalancingSection,
-    FaultSection,
-    PoliciesSection,
-    RunSection,
-    Scenario,
-)
+from euston.scenario.model import FaultSection, PoliciesSection, RunSection, Scenario
+from euston.scenario.policies import BalancingSection
 from euston.scenario.sites import FabricSection, PowerSection, SiteSection
 
 __all__ = [
+    "AllocationSection",
     "AssumptionSection",
     "BalancingSection",
     "BatchSection",

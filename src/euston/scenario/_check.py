@@ -19,7 +19,7 @@ def problems(scenario: Scenario) -> list[str]:
     found = [*_names(scenario), *_sites(scenario)]
     if found:  # what follows would only repeat them
         return found
-    return [*_jobs(scenario), *_placements(scenario), *_faults(scenario)]
+    return [*_jobs(scenario), *_placements(scenario), *_faults(scenario), *_policies(scenario)]
 
 
 def _names(scenario: Scenario) -> Iterator[str]:
@@ -159,6 +159,13 @@ def _faults(scenario: Scenario) -> Iterator[str]:
                 f"faults[{index}].host",
                 f"{fault.host} does not exist; site {site.name!r} has hosts 0 to {site.hosts - 1}",
             )
+
+
+def _policies(scenario: Scenario) -> Iterator[str]:
+    names = [job.name for job in scenario.jobs]
+    wrong = _first(lambda: scenario.policies.allocation.check(names))
+    if wrong:
+        yield wrong
 
 
 def check(scenario: Scenario) -> None:

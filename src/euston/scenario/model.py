@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
-from euston.errors import unknown
-from euston.scenario._base import Count, Duration, Flag, Number, Section, Text, Whole, refuse
+from euston.scenario._base import Duration, Flag, Number, Section, Text, Whole, refuse
 from euston.scenario._yaml import Document
+from euston.scenario.allocation import AllocationSection
 from euston.scenario.jobs import TrainingSection
+from euston.scenario.policies import BalancingSection
 from euston.scenario.sites import SiteSection
-
-BALANCING = ("spray", "ecmp")
-
-
-def _short_form(value: Any) -> Any:
-    return {"kind": value} if isinstance(value, str) else value
-
-
-class BalancingSection(Section):
-    """How flows choose among equal paths: ``spray``, or ``{kind: ecmp, qps: 4}``."""
-
-    kind: Text = Field(default="spray", description="spray or ecmp.")
-    qps: Count = Field(default=1, description="ecmp: queue pairs of a flow, each hashed on its own.")
-    seed: Whole | None = Field(default=None, description="ecmp: salt of the hash; run.seed unless said.")
-
-    @model_validator(mode="after")
-    def _known(self) -> BalancingSection:
-        if self.kind not in BALANCING:
-            raise refuse(unknown("balancing policy", self.kind, BALANCING))
-        return self
 
 
 class PoliciesSection(Section):
     """Policies of the network."""
 
-    balancing: Annotated[BalancingSection, BeforeValidator(_short_form)] = Field(
+    balancing: BalancingSection = Field(
         default_factory=BalancingSection,
-        description="spray, ecmp, or {kind: ecmp, qps: 4, seed: 0}.",
+        description="How flows choose among equal paths: a name, or {kind: ecmp, qps: 4}.",
+    )
+    allocation: AllocationSection = Field(
+        default_factory=AllocationSection,
+        description="Queues of the links: a name, or {kind: per_job, weights: {a: 1, b: 3}}.",
     )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from euston.statistics import nearest_rank
+
 __all__ = ["Row", "nearest_rank", "report", "summarise"]
 
 Role = Literal["scored", "input", "suspect"]
@@ -73,17 +75,6 @@ class Row:
             "model_class": self.model_class,
             **({"extra": self.extra} if self.extra else {}),
         }
-
-
-def nearest_rank(values: Iterable[float], percent: float) -> float:
-    """The nearest-rank percentile: the smallest value with at least ``percent`` % of all at or below it.
-
-    NaN for no values.
-    """
-    ordered = sorted(values)
-    if not ordered:
-        return math.nan
-    return ordered[max(0, math.ceil(percent / 100.0 * len(ordered)) - 1)]
 
 
 def summarise(rows: Iterable[Row]) -> dict[str, Any]:

@@ -12,22 +12,13 @@ from euston.clock import CapacityEvent
 from euston.cluster import Site
 from euston.fabrics import Fabric
 from euston.network import Lowered
-from euston.network.balancing import Balancing
+from euston.network.faults import LinkFault, capacity_at, change_times, changing_bundles
+from euston.network.balancing import Balancing, delivered
 from euston.network.balancing.spray import Spray
 from euston.training.routes import Grid
 from euston.training.skew import SPEED_SPREAD
 
 __all__ = ["Conditions", "HostFault", "LinkFault"]
-
-
-@dataclass(frozen=True)
-class LinkFault:
-    """Link number ``link`` keeps ``factor`` of its capacity from ``at`` to ``until`` seconds."""
-
-    link: int
-    factor: float
-    at: float = 0.0
-    until: float = np.inf
 
 
 @dataclass(frozen=True)
@@ -68,33 +59,25 @@ class Conditions:
 
     def times(self) -> list[float]:
         """When links change, in order, 0 first."""
-        ends = [t for f in self.links for t in (f.at, f.until) if 0 < t < np.inf]
-        return [0.0, *sorted(set(ends))]
+        return change_times(self.links)
 
     def capacity(self, fabric: Fabric, time: float) -> NDArray[np.float64]:
-        """Bytes/s of every link at ``time``, float64[L]; of several faults of a link the worst counts."""
-        share = np.ones(fabric.links)
-        for fault in self.links:
-            if fault.at <= time < fault.until:
-                share[fault.link] = min(share[fault.link], fault.factor)
-        return np.asarray(fabric.capacity * share, np.float64)
+        """Bytes/s of every link at ``time``, float64[L]; of several faults of a link the worst counts.
+
+        A balancing policy that cannot fill its links leaves the rest of them unused.
+        """
+        return capacity_at(fabric, self.links, time) * delivered(self.balancing, fabric)
 
     def floor(self, fabric: Fabric) -> NDArray[np.float64]:
         """Bytes/s of every link at its worst, float64[L]."""
         worst = np.array(fabric.capacity)
         for fault in self.links:
             worst[fault.link] = min(worst[fault.link], fabric.capacity[fault.link] * fault.factor)
-        return worst
+        return worst * delivered(self.balancing, fabric)
 
     def changing(self, fabric: Fabric) -> NDArray[np.bool_]:
         """Bundles of which single links change while jobs run, bool[bundles]: flows must name links there."""
-        out = np.zeros(fabric.bundles, bool)
-        size = np.diff(fabric.bundle_start)
-        for fault in self.links:
-            if fault.at > 0 or fault.until < np.inf:
-                bundle = fabric.bundle[fault.link]
-                out[bundle] = size[bundle] > 1
-        return out
+        return changing_bundles(fabric, self.links)
 
     def capacity_events(
         self, fabric: Fabric, low: Lowered, delivered: NDArray[np.float64]

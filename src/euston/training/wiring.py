@@ -107,7 +107,7 @@ def wire(jobs: Sequence[tuple[Parallel, Placement]], site: Site, conditions: Con
         Transfers.concatenate([r.transfers for r in found]),
         fabric,
         c.balancing,
-        capacity=c.capacity(fabric, 0.0) if c.links else None,
+        capacity=c.capacity(fabric, 0.0) if c.links or hasattr(c.balancing, "delivered") else None,
         floor=c.floor(fabric) if c.links else None,
         split=changing if changing.any() else None,
     )

@@ -1,0 +1,216 @@
+"""QUIC-FL: unbiased codes that all senders make in one rotation, so that the receiver rotates back once.
+
+Ben Basat, Vargaftik, Portnoy, Einziger, Ben-Itzhak & Mitzenmacher, ICML 2024. Coordinates within t standard
+deviations are coded with randomness shared between sender and receiver
+(`euston.compression.quic_fl_table`); the few beyond are sent as they are, index and value.
+
+Packets keep one size, so the values apart have a fixed number of places. When a packet has more of them
+than places, a random choice of them carries the excess of all, which keeps the estimate unbiased.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy.special import bdtrc
+
+from euston.compression._codec import BLOCK, MTU_PAYLOAD, RotatedCodec
+from euston.compression._hash import hash32, keys
+from euston.compression.base import Payload, StepKey, as_vector, rescaled_vnmse, signature
+from euston.compression.bits import pack_group, unpack_group
+from euston.compression.layout import GROUP, Layout, grouped
+from euston.compression.quic_fl_table import QuicTable, quic_table
+from euston.errors import ConfigError
+
+__all__ = ["QuicFl"]
+
+# Cells of the table that finds the switch of a coordinate; a few more steps lead to the exact one.
+_CELLS = 1024
+# How often a packet may have more values apart than places.
+_CROWDED = 1e-3
+
+_helper = njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_kernel = njit(cache=True, no_cfunc_wrapper=True, nogil=True)
+
+
+@_helper
+def _drawn(counter, key0, key1):  # type: ignore[no-untyped-def]
+    """A number in [0, 1) of 24 random bits."""
+    return np.float32(hash32(counter, key0, key1) >> np.uint32(8)) * np.float32(2.0**-24)
+
+
+@_kernel
+def _code(  # type: ignore[no-untyped-def]
+    y, factor, reach, mean, row, table, cell, shared0, shared1, own0, own1,
+    start, group_start, ptr, coordinate, piece, width, word, places, first, last, out, floats,
+):  # fmt: skip
+    """Code the packets ``first <= k < last``; `y` starts at the first one's piece."""
+    code = np.zeros(GROUP, np.uint32)
+    rows = np.uint32(table.shape[1] - 1)
+    base = start[piece[first]]
+    for k in range(first, last):
+        scale, head = factor[piece[k]], ptr[k] // 4
+        beyond = 0
+        for i in range(coordinate[k], coordinate[k + 1]):
+            beyond += abs(y[i - base] * scale) > reach
+        stretch = max(np.float32(1), np.float32(beyond) / np.float32(places))
+        left, sent = beyond, 0
+        for g in range(group_start[k], group_start[k + 1]):
+            n = min(GROUP, coordinate[k + 1] - g * GROUP)
+            for j in range(n):
+                i = g * GROUP + j
+                z = y[i - base] * scale
+                if abs(z) > reach:
+                    room = np.float32(places - sent)
+                    if np.float32(left) * _drawn(i, own1, own0) < room:
+                        far = np.float32(abs(z) - reach) * stretch + reach
+                        floats[head + 2 + sent] = far if z > 0 else -far
+                        noise = hash32(i, own0, own0) & np.uint32(0xFFFF)
+                        rounded = out[head + 2 + sent] + noise  # stochastic rounding to bfloat16
+                        out[head + 2 + sent] = (rounded & np.uint32(0xFFFF0000)) | np.uint32(
+                            i - coordinate[k]
+                        )
+                        sent += 1
+                    left -= 1
+                    z = reach if z > 0 else -reach
+                at = cell[min(np.int64((z + reach) * (np.float32(_CELLS) / (2 * reach))), _CELLS - 1)]
+                while at < row.size - 1 and z > mean[at + 1]:
+                    at += 1
+                h = hash32(i, shared0, shared1) & rows
+                up = row[at] == h and _drawn(i, own0, own1) * (mean[at + 1] - mean[at]) < z - mean[at]
+                code[j] = np.uint32(table[at, h]) + np.uint32(up)
+            pack_group(code, np.int64(width[g]), n // 32, out, word[g])
+        out[head + 1] = np.uint32(sent)
+
+
+@_kernel
+def _uncode(  # type: ignore[no-untyped-def]
+    words, floats, values, shared0, shared1, start, group_start, ptr, coordinate, piece, width, word, mask,
+    first, last, base, y,
+):  # fmt: skip
+    code = np.zeros(GROUP, np.uint32)
+    rows, levels = np.uint32(values.shape[0] - 1), values.shape[1]
+    flat = values.ravel()
+    for k in range(first, last):
+        lo, hi = coordinate[k], coordinate[k + 1]
+        part = y[lo - base : hi - base]
+        if mask[k] == 0:
+            part[:] = np.float32(0)
+            continue
+        head = ptr[k] // 4
+        scale = floats[head] / np.float32(np.sqrt(start[piece[k] + 1] - start[piece[k]]))
+        for g in range(group_start[k], group_start[k + 1]):
+            n = min(GROUP, hi - g * GROUP)
+            unpack_group(words, word[g], np.int64(width[g]), n // 32, code)
+            for j in range(n):
+                h = hash32(g * GROUP + j, shared0, shared1) & rows
+                part[g * GROUP + j - lo] = flat[np.int64(h) * levels + code[j]] * scale
+        for place in range(words[head + 1]):
+            entry = words[head + 2 + place : head + 3 + place] & np.uint32(0xFFFF0000)
+            i = words[head + 2 + place] & np.uint32(0xFFFF)
+            if i < part.size:
+                part[i] = entry.view(np.float32)[0] * scale
+
+
+@dataclass(frozen=True)
+class QuicFl(RotatedCodec):
+    """QUIC-FL.
+
+    Parameters
+    ----------
+    bits : int
+        Bits per coordinate, 1 to 4.
+    outlier : float
+        Share of a normal vector that is sent apart.
+    randomness : int
+        Values of the shared randomness, a power of two; 0: 64, 32, 16, 16 for 1 to 4 bits, as published.
+    block, packet : int
+        As for EDEN; a packet holds at most 65,536 coordinates.
+
+    Raises
+    ------
+    ConfigError
+        A parameter out of range.
+    """
+
+    bits: int = 4
+    outlier: float = 1 / 512
+    randomness: int = 0
+    block: int = BLOCK
+    packet: int = MTU_PAYLOAD
+    name: str = "quic_fl"
+    shared: bool = field(default=True, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.randomness == 0 and 1 <= self.bits <= 4:
+            object.__setattr__(self, "randomness", (64, 32, 16, 16)[self.bits - 1])
+        if not 1 <= self.bits <= 4:
+            raise ConfigError(f"`{self.name}.bits`: {self.bits}; tables are solved for 1 to 4")
+        if not 0.0 < self.outlier < 0.5:
+            raise ConfigError(f"`{self.name}.outlier`: {self.outlier}; a share above 0 and below one half")
+        self._check_block(self.name)
+
+    @property
+    def unbiased(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def table(self) -> QuicTable:
+        """The sender's and receiver's tables."""
+        return quic_table(self.bits, self.randomness, self.outlier)
+
+    @property
+    def places(self) -> int:
+        """Values that a packet can hold apart."""
+        most = 1 << 16 if self.packet == 0 else min(1 << 16, max(0, self.packet - 8) * 8 // self.bits)
+        crowded = bdtrc(np.arange(most), most, self.outlier)  # P(more than m of them lie beyond)
+        return max(1, int(np.argmax(crowded <= _CROWDED)))
+
+    def _plan(self, d: int) -> Layout:
+        header = 8 + 4 * self.places
+        most = header + (1 << 16) // 8 * self.bits
+        packet = most if self.packet == 0 else min(self.packet, most)
+        return grouped(d, self._start(d), self.bits, packet, header=header)
+
+    def encode(self, x: Any, key: StepKey = StepKey()) -> Payload:  # noqa: B008
+        """Encode float32[d]; see `Codec.encode`."""
+        x = as_vector(x, key.label)
+        layout, table = self.layout(x.size), self.table
+        cells = -table.reach + 2.0 * table.reach * np.arange(_CELLS) / _CELLS
+        cell = np.clip(np.searchsorted(table.mean, cells, "right") - 1, 0, table.row.size - 1)
+        mean = table.mean.astype(np.float32)
+        draws = *keys(key.seed("table", shared=False)), *keys(key.seed("rounding", shared=False))
+        data = np.zeros(layout.bytes // 4, np.uint32)
+        floats = data.view(np.float32)
+        factor, size = np.zeros(layout.pieces, np.float32), np.zeros(layout.pieces, np.float32)
+        for first, last, y, norm, gain in self._rotations(x, key, layout):
+            factor[first:last] = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
+            size[first:last] = norm * gain
+            _code(
+                y, factor, np.float32(table.reach), mean, table.row, table.code, cell, *draws,
+                layout.start, layout.group_start, layout.ptr, layout.coordinate, layout.piece, layout.width,
+                layout.word, self.places, layout.packet_start[first], layout.packet_start[last], data, floats,
+            )  # fmt: skip
+        floats[layout.ptr[:-1] // 4] = size[layout.piece]
+        return Payload(signature(self), key, data.view(np.uint8), layout)
+
+    def _uncode(
+        self, payload: Payload, mask: NDArray[np.uint8], first: int, last: int, values: NDArray[np.float32]
+    ) -> None:
+        layout, words, key = payload.layout, payload.words, payload.key
+        _uncode(
+            words, words.view(np.float32), self.table.values.astype(np.float32),
+            *keys(key.seed("table", shared=False)), layout.start, layout.group_start, layout.ptr,
+            layout.coordinate, layout.piece, layout.width, layout.word, mask, layout.packet_start[first],
+            layout.packet_start[last], layout.start[first], values,
+        )  # fmt: skip
+
+    def expected_vnmse(self, d: int, loss: float = 0.0) -> float:
+        """The table's error for normal coordinates within the range; what is beyond is exact. Large d."""
+        error = self.table.error
+        return rescaled_vnmse(error, 1.0 + error, loss)

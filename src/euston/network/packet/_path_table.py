@@ -1,0 +1,138 @@
+"""Paths of flows as one flat table: distinct paths per pair, or one path per entropy value.
+
+Only ``fabric.route`` is asked, so that any fabric works. It promises path number ``choice % live`` of a pair,
+so asking for 0, 1, 2, ... gives all paths until the first comes back. A pair with no more paths than entropy
+values has its paths listed once, and the kernel hashes (flow, value) to one of them, as switches do; with
+fewer values than paths each value of a flow is hashed here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from euston.errors import ConfigError
+from euston.fabrics import Fabric
+from euston.fabrics.structure import Network
+
+__all__ = ["PathTable", "path_table"]
+
+MOST_ROWS = 2**26
+"""More paths than this are a memory mistake (about 2 GiB), not a study."""
+
+
+@dataclass(frozen=True)
+class PathTable:
+    """Where the paths of every flow lie.
+
+    Attributes
+    ----------
+    links : int32[R, K]
+        Links from source to destination, closed by at least one -1.
+    forward, forward_n, back, back_n : int64[F]
+        First row and number of rows, there and back.
+    hashed : int64[F]
+        1 where an entropy value is hashed to a row, 0 where it is the row's number.
+    """
+
+    links: NDArray[np.int32]
+    forward: NDArray[np.int64]
+    forward_n: NDArray[np.int64]
+    back: NDArray[np.int64]
+    back_n: NDArray[np.int64]
+    hashed: NDArray[np.int64]
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser."""
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def path_table(
+    fabric: Fabric,
+    src: NDArray[np.int32],
+    dst: NDArray[np.int32],
+    entropies: int,
+    seed: int,
+    *,
+    network: Network = "auto",
+    alive: NDArray[np.bool_] | None = None,
+) -> PathTable:
+    """Paths of flows ``src[i] -> dst[i]`` and back.
+
+    Raises
+    ------
+    RouteError
+        For a pair without a live path.
+    ConfigError
+        For more paths than memory should hold.
+    """
+    flows = src.size
+    ends = np.int64(fabric.endpoints)
+    there, back = src.astype(np.int64) * ends + dst, dst.astype(np.int64) * ends + src
+    pairs, which = np.unique(np.concatenate((there, back)), return_inverse=True)
+    s, d = (pairs // ends).astype(np.int32), (pairs % ends).astype(np.int32)
+
+    def route(rows: NDArray[np.int64], choice: NDArray[np.uint64] | int) -> NDArray[np.int32]:
+        return fabric.route(s[rows], d[rows], choice, network=network, alive=alive)
+
+    # all paths of the pairs that have no more than there are entropy values
+    everyone = np.arange(pairs.size, dtype=np.int64)
+    first = route(everyone, 0)
+    width = first.shape[1] + 1
+    found, owners = [first], [everyone]
+    open_ = everyone
+    number = np.ones(pairs.size, np.int64)
+    for choice in range(1, entropies + 1):
+        rows = route(open_, choice)
+        new = (rows != first[open_]).any(axis=1)
+        open_ = open_[new]
+        if open_.size == 0:
+            break
+        number[open_] += 1
+        found.append(rows[new])
+        owners.append(open_)
+        if sum(map(len, found)) > MOST_ROWS:
+            raise ConfigError(
+                f"packet engine: {pairs.size:,} pairs have more than {MOST_ROWS:,} paths; use fewer entropies"
+            )
+    many = number > entropies  # these hash each value here
+    owner = np.concatenate(owners)
+    links = np.concatenate(found)
+    order = np.argsort(owner, kind="stable")
+    owner, links = owner[order], links[order]
+    keep = ~many[owner]
+    owner, links = owner[keep], links[keep]
+    start = np.searchsorted(owner, everyone).astype(np.int64)
+    forward, forward_n = start[which[:flows]], number[which[:flows]]
+    backward, backward_n = start[which[flows:]], number[which[flows:]]
+    hashed = np.ones(flows, np.int64)
+    single = np.flatnonzero(many[which[:flows]] | many[which[flows:]])
+    if single.size:
+        if 2 * single.size * entropies > MOST_ROWS:
+            raise ConfigError(
+                f"packet engine: {single.size:,} flows with {entropies} entropy values need more than "
+                f"{MOST_ROWS:,} paths; use fewer entropies"
+            )
+        hashed[single] = 0
+        value = np.tile(np.arange(entropies, dtype=np.uint64), single.size)
+        flow = np.repeat(single.astype(np.uint64), entropies)
+        salt = _mix(np.array([seed], np.uint64) + np.uint64(0x9E3779B97F4A7C15))[0]
+        base = links.shape[0]
+        parts = [links]
+        for way, (a, b) in enumerate(((src, dst), (dst, src))):
+            choice = _mix(_mix((flow << np.uint64(20)) ^ value ^ salt) + np.uint64(way))
+            a_rows, b_rows = np.repeat(a[single], entropies), np.repeat(b[single], entropies)
+            parts.append(fabric.route(a_rows, b_rows, choice, network=network, alive=alive))
+        links = np.concatenate(parts)
+        at = base + np.arange(single.size, dtype=np.int64) * entropies
+        forward[single], forward_n[single] = at, entropies
+        backward[single], backward_n[single] = at + single.size * entropies, entropies
+    closed = np.full((links.shape[0], width), -1, np.int32)
+    closed[:, :-1] = links
+    return PathTable(closed, forward, forward_n, backward, backward_n, hashed)

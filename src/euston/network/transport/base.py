@@ -1,0 +1,88 @@
+"""The protocol of packet transports: which congestion control a run uses, and its numbers.
+
+A transport is a frozen dataclass with defaults that run; `lower` turns it, for one fabric, into what the
+packet engine's kernels read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Control", "Lowered", "Network", "Transport"]
+
+
+class Control(IntEnum):
+    """Congestion controls that the kernels know."""
+
+    FIXED = 0
+    NSCC = 1
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a transport may know about the network it runs on.
+
+    Attributes
+    ----------
+    rtt : float
+        Seconds there and back on the longest path: latency, and a full packet and a header sent on every
+        link.
+    rate : float
+        Bytes/s of the slowest uplink in use.
+    trimming : bool
+        Whether switches cut packets instead of dropping them.
+    """
+
+    rtt: float
+    rate: float
+    trimming: bool
+
+    @property
+    def bdp(self) -> float:
+        """Bandwidth-delay product in bytes."""
+        return self.rtt * self.rate
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A transport in numbers.
+
+    Attributes
+    ----------
+    control : Control
+    tuning : float64[32]
+        Parameters, by the columns that the control's kernel file names.
+    window : float
+        Wire bytes that a flow has in flight at most.
+    ack_bytes : int
+        Wire bytes that make the receiver answer (1: every packet).
+    """
+
+    control: Control
+    tuning: NDArray[np.float64]
+    window: float
+    ack_bytes: int
+
+
+class Transport(Protocol):
+    """A packet transport."""
+
+    @property
+    def name(self) -> str:
+        """Its name in scenario files."""
+
+    @property
+    def mtu(self) -> int:
+        """Wire bytes of a full data packet."""
+
+    @property
+    def header(self) -> int:
+        """Wire bytes of a header: a control packet, a cut packet, and part of every data packet."""
+
+    def lower(self, network: Network) -> Lowered:
+        """The numbers for one network."""

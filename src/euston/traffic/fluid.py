@@ -1,0 +1,181 @@
+"""Flows on the fluid engine: lowered once per state of the routes, folded where that gains, executed.
+
+A flow ends when its last byte has arrived: transfer at its max-min rates, then the latency of its path, one
+packet stored and forwarded on every hop after the first, and the hosts' overhead.
+"""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from euston.clock import Executor, TransferTable
+from euston.errors import ConfigError
+from euston.fabrics import Fabric
+from euston.network import FlowResult, Flows
+from euston.network.balancing import Balancing
+from euston.network.faults import LinkFault
+from euston.traffic._program import flow_classes, flow_program
+from euston.traffic._states import route_states, stack
+
+__all__ = ["FluidSettings", "run_fluid"]
+
+
+@dataclass(frozen=True)
+class FluidSettings:
+    """What a fluid run assumes; every value stands in the result.
+
+    Attributes
+    ----------
+    mtu, header : int
+        Payload of a full packet and bytes of its headers: 4096 and 58 (Ethernet, IPv4, UDP, IB BTH and CRCs,
+        as RoCEv2 frames them).
+    host_latency : float
+        Seconds that the hosts add to every flow.
+    tol : float
+        Relative change of a link's fair share that is let pass; 0 is exact.
+    window : float
+        Seconds within which events count as one moment.
+    folding : bool
+        Treat equal flows as one; changes speed, never results.
+    reconvergence : float
+        Seconds from a link's death (or return) until routes know of it.
+    utilisation, queue_delay, lag : float
+        Effects of congestion control, off by default: the share of every link that it fills (HPCC 0.95),
+        seconds of standing queue added to a flow's latency, and the time constant in seconds with which a
+        running flow climbs to a larger rate.
+    """
+
+    mtu: int = 4096
+    header: int = 58
+    host_latency: float = 0.0
+    tol: float = 0.0
+    window: float = 1e-9
+    folding: bool = True
+    reconvergence: float = 0.0
+    utilisation: float = 1.0
+    queue_delay: float = 0.0
+    lag: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.mtu < 1 or self.header < 0:
+            raise ConfigError(f"`settings`: mtu {self.mtu} and header {self.header}; at least 1 and 0 bytes")
+        for name in ("host_latency", "window", "reconvergence", "queue_delay", "lag"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ConfigError(f"`settings.{name}`: {getattr(self, name)}; it must be seconds >= 0")
+        if not 0 < self.utilisation <= 1 or not 0 <= self.tol < 1:
+            raise ConfigError("`settings`: utilisation must be in (0, 1], tol in [0, 1)")
+
+    def wire_bytes(self, payload: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Bytes on the wire: the payload and a header per packet."""
+        return payload + np.ceil(payload / self.mtu) * self.header
+
+
+class _Names(Sequence[str]):
+    """Names of flows, made when somebody asks."""
+
+    def __init__(self, flows: Flows, fabric: Fabric, number: NDArray[np.int64]) -> None:
+        self._flows, self._fabric, self._number = flows, fabric, number
+
+    def __len__(self) -> int:
+        return int(self._number.size)
+
+    def __getitem__(self, i: Any) -> Any:
+        f, name = int(self._number[i]), self._fabric.endpoint_name
+        return f"flow {f} ({name(int(self._flows.src[f]))} -> {name(int(self._flows.dst[f]))})"
+
+
+def run_fluid(
+    flows: Flows,
+    fabric: Fabric,
+    balancing: Balancing,
+    *,
+    faults: Sequence[LinkFault] = (),
+    settings: FluidSettings | None = None,
+    seed: int = 0,
+    until: float = np.inf,
+) -> FlowResult:
+    """Run flows to their ends (or to ``until`` seconds) with weighted max-min fair rates.
+
+    Raises
+    ------
+    RouteError
+        When two endpoints have no path at the start.
+    SimulationError
+        When flows can never end because their links stay dead; they are named.
+    ConfigError
+        For endpoints that do not exist.
+    """
+    began = clock.perf_counter()
+    s = FluidSettings() if settings is None else settings
+    flows.check(fabric)
+    latency = path_latency(flows, fabric, s)
+    states = route_states(flows, fabric, balancing, s.wire_bytes(flows.bytes), faults, seed)
+    system = stack(states, fabric, balancing, faults, s.utilisation, s.reconvergence)
+    of = np.arange(len(flows))
+    if s.folding and len(flows) > 1 and system.foldable:
+        found = flow_classes(flows, latency, system)
+        if found is not None:
+            of = found.column_class.astype(np.int64)
+            system = system.folded(of, found.columns, found.row_representative)
+    number = np.unique(of, return_index=True)[1]
+    program, sends = flow_program(flows, of, number)
+    low = states[0].lowered
+    table = TransferTable(
+        ptr=np.arange(number.size + 1),
+        column=system.column,
+        size=low.size[number],
+        weight=flows.weight[number],
+        rate_cap=flows.rate_cap[number],
+        latency=latency[number],
+        slow_share=np.zeros(number.size),
+        columns=system.columns,
+        names=_Names(flows, fabric, number),
+        choices=system.choices,
+    )
+    executor = Executor(
+        program, table, system.capacity, events=system.events, tol=s.tol, window=s.window, lag=s.lag
+    )
+    while not executor.done and executor.next_time() <= until and executor.next_time() < np.inf:
+        executor.advance(until)
+    run = executor.result()
+    return FlowResult(
+        flows=flows,
+        start=run.start[sends][of],
+        end=np.where(run.end[sends] <= until, run.end[sends], np.nan)[of],
+        link_bytes=fabric.link_load(system.row_bytes(run.column_bytes, of)),
+        stats={
+            "events": float(run.events),
+            "solves": float(run.solves),
+            "repaired": float(run.repaired),
+            "full_solves": float(run.full),
+            "route_changes": float(len(states) - 1),
+        },
+        meta={
+            "fidelity": "fluid",
+            "ends": "the last byte has arrived",
+            "balancing": balancing.name,
+            "seed": seed,
+            "fold_ratio": len(flows) / max(number.size, 1),
+            "wall_s": clock.perf_counter() - began,
+            "settings": asdict(s),
+            "goodput_factor": s.mtu / (s.mtu + s.header),
+        },
+    )
+
+
+def path_latency(flows: Flows, fabric: Fabric, s: FluidSettings) -> NDArray[np.float64]:
+    """Seconds of a flow beyond its transfer, float64[F], on one shortest path of each pair."""
+    out = np.full(len(flows), s.host_latency + s.queue_delay)
+    choice = np.zeros(len(flows), np.uint64)
+    paths = fabric.route(flows.src, flows.dst, choice, network="auto")
+    used = paths >= 0
+    packet = np.minimum(s.mtu, flows.bytes) + s.header
+    forward = np.where(used, packet[:, None] / fabric.capacity[paths], 0.0)
+    forward[:, 0] = 0.0
+    return np.asarray(out + fabric.path_latency(paths) + forward.sum(axis=1), np.float64)
