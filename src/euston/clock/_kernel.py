@@ -24,9 +24,9 @@ from euston.network._repair import (
     RATE,
     WEIGHT,
     close_flow,
-    mark,
     open_flow,
     repair,
+    set_capacity,
     settle,
 )
 
@@ -454,7 +454,7 @@ def advance(fx, st, net, ch, until):  # type: ignore[no-untyped-def]
         while i[I_READY] > 0:
             i[I_READY] -= 1
             _begin(fx, st, net, ch, np.int64(ops[READY, i[I_READY]]), now[0])
-        if net.n[N_DIRTY] > 0:
+        if net.n[N_DIRTY] + net.n[N_CHANGED] > 0:
             _rerate(net, heap, i, version, stream.shape[1], st.window[1], now[0])
         t = _next_event(heap, i, version)
         if i[I_OUT] > 0:
@@ -501,8 +501,7 @@ def advance(fx, st, net, ch, until):  # type: ignore[no-untyped-def]
                     ch.epoch[0] = external_id[x]
                     _reroute(fx, ch, net, version, st.column_bytes, stream.shape[1], st.window[1], t)
             elif kind == EV_CAPACITY:
-                net.row[external_id[x], CAPACITY] = external_value[x]
-                mark(net, external_id[x])
+                set_capacity(net, external_id[x], external_value[x])
             else:
                 s, speed = external_id[x], external_value[x]
             if done >= 0:

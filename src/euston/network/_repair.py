@@ -69,6 +69,7 @@ class Net(NamedTuple):
     flow_i: np.ndarray  # int64[A, 8]
     flow_list: np.ndarray  # int64[2, A]
     buffer: np.ndarray  # float64[2, A]
+    buffer_i: np.ndarray  # int64[A]
     scratch: np.ndarray  # float64[4, R] rows of ``fill``
     heap_key: np.ndarray  # float64[H]
     heap_row: np.ndarray  # int64[H]
@@ -115,6 +116,7 @@ def net(
         flow_i=np.full((slots, 8), -1, np.int64),
         flow_list=np.zeros((2, slots), np.int64),
         buffer=np.empty((2, slots)),
+        buffer_i=np.empty(slots, np.int64),
         scratch=np.empty((4, rows)),
         heap_key=np.empty(rows),
         heap_row=np.empty(rows, np.int64),
@@ -133,20 +135,36 @@ def mark(net, r):  # type: ignore[no-untyped-def]
 
 
 @_helper
+def set_capacity(net, r, capacity):  # type: ignore[no-untyped-def]
+    """Row ``r`` has another capacity; its load is counted anew."""
+    net.row[r, CAPACITY] = capacity
+    net.row[r, LOAD] = np.nan
+    mark(net, r)
+
+
+@_helper
 def _busy(net, f, c, sign):  # type: ignore[no-untyped-def]
-    """Rows of a flow that comes (+1) or goes (-1): their loads and their marks."""
+    """Rows of a flow that comes (+1) or goes (-1): what they could carry, and marks where that matters.
+
+    A row that could not even bind if all its flows ran as fast as their paths allow is left alone: it has no
+    level, and its load is not known. The load of one that begins to matter has to be counted.
+    """
     row, most, level, weight = net.row, net.flow[f, CAP], net.flow[f, LAMBDA], net.flow[f, WEIGHT]
     for e in range(net.ptr[c], net.ptr[c + 1]):
         r = np.int64(net.entry_row[e])
-        takes = net.coefficient[e] * weight
-        if most < np.inf:
-            row[r, POSSIBLE] += sign * net.coefficient[e] * most
-        else:
-            row[r, POSSIBLE] = np.inf
-        row[r, LOAD] += sign * takes * level
-        if sign < 0.0 and level >= row[r, LEVEL] * (1.0 - SLACK):
-            row[r, HELD] -= takes
-        mark(net, r)
+        limit = row[r, CAPACITY] * (1.0 + SLACK)
+        before = row[r, POSSIBLE]
+        after = before + sign * net.coefficient[e] * most if most < np.inf else np.inf
+        row[r, POSSIBLE] = after
+        if before <= limit and after > limit:
+            row[r, LOAD] = np.nan
+        if sign < 0.0:
+            takes = net.coefficient[e] * weight
+            row[r, LOAD] -= takes * level
+            if level >= row[r, LEVEL] * (1.0 - SLACK):
+                row[r, HELD] -= takes
+        if max(before, after) > limit or row[r, LEVEL] < np.inf:
+            mark(net, r)
 
 
 @_helper
@@ -329,7 +347,9 @@ def _touch(row, row_i, heap_key, heap_row, n, r, slack, now):  # type: ignore[no
     stored, over = row[r, LEVEL], row[r, LOAD] - row[r, CAPACITY]
     row_i[r, KNOWN] = 0
     key = now
-    if stored == np.inf:
+    if np.isnan(over):
+        fine = False
+    elif stored == np.inf:
         fine = over <= slack * row[r, CAPACITY]
     else:
         held = row[r, HELD]
@@ -358,19 +378,6 @@ def _local(net, budget):  # type: ignore[no-untyped-def]
     stamp = n[N_REPAIRS]
     n[N_HEAP] = 0
     n[N_VISITS] = 0
-    for k in range(n[N_CHANGED]):  # the new ones
-        f = flow_list[CHANGED, k]
-        level = flow[f, CAP] / flow[f, WEIGHT]
-        c = flow_i[f, COLUMN]
-        for e in range(ptr[c], ptr[c + 1]):
-            level = min(level, row[index[e], LEVEL])
-        flow[f, LAMBDA] = level
-        for e in range(ptr[c], ptr[c + 1]):
-            r = index[e]
-            takes = coefficient[e] * flow[f, WEIGHT]
-            row[r, LOAD] += takes * level
-            if level >= row[r, LEVEL] * (1.0 - SLACK):
-                row[r, HELD] += takes
     again = n[N_DIRTY]
     listed = again
     for k in range(again):
@@ -427,6 +434,8 @@ def _local(net, budget):  # type: ignore[no-untyped-def]
                     n[N_VISITS] += ptr[c + 1] - ptr[c]
                     for g in range(ptr[c], ptr[c + 1]):
                         q = np.int64(index[g])
+                        if row[q, POSSIBLE] <= row[q, CAPACITY] * (1.0 + SLACK) and row[q, LEVEL] == np.inf:
+                            continue
                         takes = coefficient[g] * flow[f, WEIGHT]
                         row[q, LOAD] += takes * (mine - was)
                         edge = row[q, LEVEL] * (1.0 - SLACK)
@@ -464,7 +473,9 @@ def _component(net):  # type: ignore[no-untyped-def]
     ptr, index, row_list, flow_list = net.ptr, net.entry_row, net.row_list, net.flow_list
     stamp = n[N_REPAIRS]
     for k in range(n[N_CHANGED]):
-        flow_i[flow_list[CHANGED, k], F_SEEN] = -1
+        f = flow_list[CHANGED, k]
+        flow_i[f, F_SEEN] = -1
+        net.buffer_i[k] = f
     rows, flows, k = n[N_DIRTY], 0, 0
     while k < rows:
         r = row_list[R_LIST, k]
@@ -486,10 +497,19 @@ def _component(net):  # type: ignore[no-untyped-def]
                 f = flow_i[f, NEXT]
             for g in range(ptr[c], ptr[c + 1]):
                 q = np.int64(index[g])
+                if row[q, POSSIBLE] <= row[q, CAPACITY] * (1.0 + SLACK) and row[q, LEVEL] == np.inf:
+                    continue
                 if row_i[q, R_DIRTY] != stamp:
                     row_i[q, R_DIRTY] = stamp
                     row_list[R_LIST, rows] = q
                     rows += 1
+    # New flows that nobody can slow keep what they were admitted with.
+    for k in range(n[N_CHANGED]):
+        f = net.buffer_i[k]
+        if flow_i[f, F_SEEN] != stamp:
+            flow_i[f, F_SEEN] = stamp
+            flow_list[CHANGED, flows] = f
+            flows += 1
     n[N_CHANGED] = flows
     n[N_FULL] += 1
     # The solver wants its arrays dense; what was true until now stays in RATE.
@@ -498,8 +518,8 @@ def _component(net):  # type: ignore[no-untyped-def]
     for k in range(flows):
         f = flow_list[CHANGED, k]
         column[k], weight[k], cap[k] = flow_i[f, COLUMN], flow[f, WEIGHT], flow[f, CAP]
-    for k in range(rows):
-        net.scratch[F_CAPACITY, row_list[R_LIST, k]] = row[row_list[R_LIST, k], CAPACITY]
+        for e in range(ptr[column[k]], ptr[column[k] + 1]):
+            net.scratch[F_CAPACITY, index[e]] = row[index[e], CAPACITY]
     fill(live, flows, column, weight, cap, ptr, index, net.coefficient, net.scratch, rate, held_by, AUTO)
     for k in range(flows):
         flow[flow_list[CHANGED, k], LAMBDA] = rate[k] / weight[k]
@@ -516,6 +536,22 @@ def _component(net):  # type: ignore[no-untyped-def]
 
 
 @_helper
+def _admit(net, f):  # type: ignore[no-untyped-def]
+    """A new flow begins with what the levels of now leave it."""
+    row, flow, c = net.row, net.flow, net.flow_i[f, COLUMN]
+    level = flow[f, CAP] / flow[f, WEIGHT]
+    for e in range(net.ptr[c], net.ptr[c + 1]):
+        level = min(level, row[net.entry_row[e], LEVEL])
+    flow[f, LAMBDA] = level
+    for e in range(net.ptr[c], net.ptr[c + 1]):
+        r = net.entry_row[e]
+        takes = net.coefficient[e] * flow[f, WEIGHT]
+        row[r, LOAD] += takes * level
+        if level >= row[r, LEVEL] * (1.0 - SLACK):
+            row[r, HELD] += takes
+
+
+@_helper
 def repair(net):  # type: ignore[no-untyped-def]
     """New levels after opens, closes and new capacities.
 
@@ -523,6 +559,8 @@ def repair(net):  # type: ignore[no-untyped-def]
     still the old one. The caller takes note, writes the rates and calls ``settle``.
     """
     n = net.n
+    for k in range(n[N_CHANGED]):
+        _admit(net, net.flow_list[CHANGED, k])
     for k in range(n[N_DIRTY]):
         net.row_list[R_LIST, k] = net.row_list[DIRTY, k]
     # A change of everything needs no locality.

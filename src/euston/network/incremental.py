@@ -25,8 +25,7 @@ def _change(net, closed, opened, column, weight, cap, rows, capacity):  # type: 
     for j in range(opened.size):
         k.open_flow(net, opened[j], column[j], weight[j], cap[j])
     for j in range(rows.size):
-        net.row[rows[j], k.CAPACITY] = capacity[j]
-        k.mark(net, rows[j])
+        k.set_capacity(net, rows[j], capacity[j])
     if net.n[k.N_DIRTY] + net.n[k.N_CHANGED] > 0:
         k.repair(net)
     moved = net.n[k.N_CHANGED]
