@@ -1,7 +1,7 @@
 """Hierarchical max-min rates of small systems against exact oracles.
 
-All equilibria (every assignment of bottlenecks tried, linear systems solved in fractions), nested water-filling
-of one link in fractions, closed forms.
+All equilibria (every assignment of bottlenecks tried, linear systems solved in fractions), nested
+water-filling of one link in fractions, closed forms.
 """
 
 from __future__ import annotations
@@ -304,7 +304,7 @@ def test_what_a_queue_leaves_goes_to_the_others_by_weight() -> None:
 def test_links_that_hold_each_others_queues_are_equations() -> None:
     """f is held at the first link by two others of its queue, g at the second: (4 - x)/3 = x, so 1 each.
 
-    Freezing local bottlenecks in order gives f 2/3 and leaves an eighth of the first link unused.
+    Freezing local bottlenecks in order gives f 2/3, g 10/9, and 8/9 of the first link's 4 to nobody.
     """
     first, second = [on(0, 1), on(0), on(0)], [on(0, 1, queue=1), on(1, queue=1), on(1, queue=1)]
     system = System([Fraction(4)] * 2, [[Fraction(1)] * 2] * 2, first + second)

@@ -22,9 +22,7 @@ from euston.network.hierarchical import QueueAllocation, hierarchical_max_min
 
 
 def random_columns(rng: np.random.Generator, flows: int, rows: int, length: int = 4) -> Columns:
-    row = np.argsort(rng.random((flows, rows)), axis=1)[:, :length] if rows < 200 else None
-    if row is None:
-        row = rng.integers(0, rows, (flows, length))
+    row = rng.permuted(np.tile(np.arange(rows), (flows, 1)), axis=1)[:, :length]
     return Columns.from_entries(
         np.repeat(np.arange(flows), length),
         row.astype(np.int32).ravel(),

@@ -23,9 +23,12 @@ from euston.network._repair import (
     N_DIRTY,
     RATE,
     WEIGHT,
+    attempt,
+    bare,
     close_flow,
+    component,
     open_flow,
-    repair,
+    retire,
     set_capacity,
     settle,
 )
@@ -62,11 +65,10 @@ OP, GIVEN, CHOSEN = np.arange(FLOW_COLUMNS, FLOW_COLUMNS + 3, dtype=np.uintp)
 # Rules by which a flow that starts takes one of its candidate columns (network.balancing.StartRule).
 FIRST, LEAST_LOADED, RANDOM_AFTER_GAP, LEAST_LOADED_AFTER_GAP = np.arange(4)
 P_BUSY, P_CHOICE = LINE[:2]  # Choices.pair_i
-TIME, SEQ, TYPE, ID, OWNER, VERSION = LINE[:6]  # fields of an event in State.heap
+TIME, SEQ, OWNER = LINE[:3]  # columns of State.heap
 
 # Helpers are called from kernels only: no Python wrappers to compile for them. What they take is small, and
 # of one type each (operations and slots as int64): both keep the first call short.
-_helper = njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 class Fixed(NamedTuple):
@@ -93,11 +95,12 @@ class State(NamedTuple):
     stream: np.ndarray  # float64[4, S] work left of what runs, when that was true, speed, share lost
     stream_i: np.ndarray  # int64[2, S] running operation, transfers that slow it
     column_bytes: np.ndarray  # float64[C] started so far
-    heap: (
+    heap: np.ndarray  # float64[H, 4] 4-ary, by time and then sequence; what the event is about
+    where: (
         np.ndarray
-    )  # float64[H, 6] time, sequence, type, what it is about, its owner and the owner's version
-    version: np.ndarray  # int64[S + A + 1] of streams, then slots, then 0: the owner of what never goes stale
-    external_id: np.ndarray  # int64[E] row or stream of each planned event
+    )  # int32[S + A + N + E] place of the event of a stream, slot, operation, planned event; -1
+    external_kind: np.ndarray  # int64[E]
+    external_id: np.ndarray  # int64[E] row, stream, routes or operation of each planned event
     external_value: np.ndarray
     i: np.ndarray  # int64 counters
     now: np.ndarray  # float64[1]
@@ -119,73 +122,56 @@ class Choices(NamedTuple):
     epoch: np.ndarray  # int64[1] which routes hold
 
 
-@_helper
-def _push(heap, i, version, time, kind, ident, owner):  # type: ignore[no-untyped-def]
-    """A new event, which stands while its owner keeps its version; at equal times the first pushed leads."""
-    n = i[I_HEAP]
-    i[I_HEAP] = n + 1
-    while n > 0 and time < heap[(n - 1) >> 1, TIME]:
-        for field in range(6):
-            heap[n, field] = heap[(n - 1) >> 1, field]
-        n = (n - 1) >> 1
-    heap[n, TIME] = time
-    heap[n, SEQ] = i[I_SEQ]
-    heap[n, TYPE] = kind
-    heap[n, ID] = ident
-    heap[n, OWNER] = owner
-    heap[n, VERSION] = version[owner]
+@bare
+def _place(heap, where, n, k, time, seq, owner):  # type: ignore[no-untyped-def]
+    """An event goes to place ``k`` of the first ``n``, or to where it belongs from there."""
+    while k > 0:
+        up = (k - 1) >> 2
+        if heap[up, TIME] < time or (heap[up, TIME] == time and heap[up, SEQ] < seq):
+            break
+        heap[k, TIME], heap[k, SEQ], heap[k, OWNER] = heap[up, TIME], heap[up, SEQ], heap[up, OWNER]
+        where[np.int64(heap[k, OWNER])] = k
+        k = up
+    while 4 * k + 1 < n:
+        least, first, first_seq = k, time, seq
+        for child in range(4 * k + 1, min(4 * k + 5, n)):
+            then = heap[child, TIME]
+            if then < first or (then == first and heap[child, SEQ] < first_seq):
+                least, first, first_seq = child, then, heap[child, SEQ]
+        if least == k:
+            break
+        heap[k, TIME], heap[k, SEQ], heap[k, OWNER] = first, first_seq, heap[least, OWNER]
+        where[np.int64(heap[k, OWNER])] = k
+        k = least
+    heap[k, TIME], heap[k, SEQ], heap[k, OWNER] = time, seq, owner
+    where[owner] = k
+
+
+@bare
+def _put(heap, where, i, owner, time):  # type: ignore[no-untyped-def]
+    """The event of ``owner`` is at ``time``, new or moved; at equal times the first put leads."""
+    k = np.int64(where[owner])
+    if k < 0:
+        k = i[I_HEAP]
+        i[I_HEAP] = k + 1
+    _place(heap, where, i[I_HEAP], k, time, float(i[I_SEQ]), owner)
     i[I_SEQ] += 1
 
 
-@_helper
-def _sift_down(heap, k, n):  # type: ignore[no-untyped-def]
-    """Event ``k`` of the first ``n`` may be later than its children: put it where it belongs."""
-    while 2 * k + 1 < n:
-        first = 2 * k + 1
-        if first + 1 < n and (
-            heap[first + 1, TIME] < heap[first, TIME]
-            or (heap[first + 1, TIME] == heap[first, TIME] and heap[first + 1, SEQ] < heap[first, SEQ])
-        ):
-            first += 1
-        if heap[k, TIME] < heap[first, TIME] or (
-            heap[k, TIME] == heap[first, TIME] and heap[k, SEQ] < heap[first, SEQ]
-        ):
-            return
-        for field in range(6):
-            heap[k, field], heap[first, field] = heap[first, field], heap[k, field]
-        k = first
-
-
-@_helper
-def _next_event(heap, i, version):  # type: ignore[no-untyped-def]
-    """Time of the next event that still stands, inf when there is none."""
-    while i[I_HEAP] > 0:
-        if version[int(heap[0, OWNER])] == heap[0, VERSION]:
-            return heap[0, TIME]
+@bare
+def _drop(heap, where, i, owner):  # type: ignore[no-untyped-def]
+    """``owner`` has no event any more."""
+    k = np.int64(where[owner])
+    if k >= 0:
+        where[owner] = -1
         n = i[I_HEAP] - 1
         i[I_HEAP] = n
-        for field in range(6):
-            heap[0, field] = heap[n, field]
-        _sift_down(heap, ZERO, n)
-    return np.inf
+        if k < n:
+            _place(heap, where, n, k, heap[n, TIME], heap[n, SEQ], np.int64(heap[n, OWNER]))
 
 
-@_helper
-def _sweep(heap, i, version):  # type: ignore[no-untyped-def]
-    """Drop stale events: what is left is bounded by running operations, active flows and planned events."""
-    kept = ZERO
-    for k in range(i[I_HEAP]):
-        if version[int(heap[k, OWNER])] == heap[k, VERSION]:
-            for field in range(6):
-                heap[kept, field] = heap[k, field]
-            kept += 1
-    i[I_HEAP] = kept
-    for k in range(kept // 2 - 1, -1, -1):
-        _sift_down(heap, k, kept)
-
-
-@_helper
-def _set_pace(stream, stream_i, heap, i, version, s, t, speed, slowers, share):  # type: ignore[no-untyped-def]
+@bare
+def _set_pace(stream, stream_i, heap, where, i, s, t, speed, slowers, share):  # type: ignore[no-untyped-def]
     """From ``t`` on stream ``s`` has ``speed``, and ``slowers`` more transfers take ``share`` more of it."""
     running = stream_i[RUNNING, s] >= 0
     if running:
@@ -199,15 +185,16 @@ def _set_pace(stream, stream_i, heap, i, version, s, t, speed, slowers, share): 
     stream[SLOWED, s] = stream[SLOWED, s] + share if stream_i[SLOWERS, s] > 0 else 0.0
     stream[SPEED, s] = speed
     if running:
-        version[s] += 1
         pace = speed * max(0.0, 1.0 - stream[SLOWED, s])
         left = stream[WORK_LEFT, s]
         if pace > 0.0 or left == 0.0:
             then = t + left / pace if left > 0.0 else t
-            _push(heap, i, version, then, EV_COMPUTE, s, s)
+            _put(heap, where, i, s, then)
+        else:
+            _drop(heap, where, i, s)
 
 
-@_helper
+@bare
 def _ask(net, asked, c, weight):  # type: ignore[no-untyped-def]
     """A flow with this weight comes to column ``c`` (or goes, with a negative one)."""
     for e in range(net.ptr[c], net.ptr[c + 1]):
@@ -215,7 +202,7 @@ def _ask(net, asked, c, weight):  # type: ignore[no-untyped-def]
         asked[r] += net.coefficient[e] * weight / max(net.row[r, CAPACITY], 1.0)
 
 
-@_helper
+@bare
 def _choose(ch, net, first, k, t):  # type: ignore[no-untyped-def]
     """Which of the candidates of flow ``k`` of the table it takes at ``t``; 0 when all are dead."""
     rule, pair, count = ch.rule[0], ch.pair[k], ch.candidates[k]
@@ -254,7 +241,7 @@ def _choose(ch, net, first, k, t):  # type: ignore[no-untyped-def]
     return best
 
 
-@_helper
+@bare
 def _find(ch, net, first, k, t):  # type: ignore[no-untyped-def]
     """The choice and the column that a flow of the table gets at ``t``; a dead one when nothing is alive."""
     j = _choose(ch, net, first, k, t)
@@ -262,11 +249,11 @@ def _find(ch, net, first, k, t):  # type: ignore[no-untyped-def]
     return j, c if c >= 0 else first + j
 
 
-@_helper
+@bare
 def _begin(fx, st, net, ch, op, t):  # type: ignore[no-untyped-def]
     """Start a ready operation at ``t``."""
     fixed, given, t_ptr, work = fx.op, fx.flow, fx.t_ptr, fx.work
-    heap, i, version, stream, stream_i, ops = st.heap, st.i, st.version, st.stream, st.stream_i, st.op
+    heap, where, i, stream, stream_i, ops = st.heap, st.where, st.i, st.stream, st.stream_i, st.op
     st.when[START, op] = t
     kind, tr = fx.kind[op], fixed[MOVES, op]
     s = np.int64(fixed[SLOWS, op])
@@ -280,10 +267,10 @@ def _begin(fx, st, net, ch, op, t):  # type: ignore[no-untyped-def]
     elif s >= 0:
         slowers, share = ONE, fx.t_slow_share[tr]
     if s >= 0:
-        _set_pace(stream, stream_i, heap, i, version, s, t, stream[SPEED, s], slowers, share)
+        _set_pace(stream, stream_i, heap, where, i, s, t, stream[SPEED, s], slowers, share)
     if runs:
         return
-    then, event = t + work[op], EV_DONE
+    then = t + work[op]
     if kind == TRANSFER:
         repeats = work[op]
         capped = 0.0
@@ -322,11 +309,11 @@ def _begin(fx, st, net, ch, op, t):  # type: ignore[no-untyped-def]
                 return
             # The capped flows without rows end with a wait that counts as one more flow.
             ops[LEFT, op] = opened + 1
-            then, event = t + capped, EV_CAPPED
-    _push(heap, i, version, then, event, op, version.size - 1)
+            then = t + capped
+    _put(heap, where, i, stream.shape[1] + net.flow.shape[0] + op, then)
 
 
-@_helper
+@bare
 def _release(ops, i, op, by):  # type: ignore[no-untyped-def]
     """One thing less that ``op`` waits for; the last one is its blocker."""
     ops[WAITING, op] -= 1
@@ -336,7 +323,7 @@ def _release(ops, i, op, by):  # type: ignore[no-untyped-def]
         i[I_READY] += 1
 
 
-@_helper
+@bare
 def _finish(fixed, succ_ptr, succ, notify, ops, i, op):  # type: ignore[no-untyped-def]
     """Operation ``op`` is done: tell of it, and release what waited for it."""
     i[I_DONE] += 1
@@ -349,7 +336,7 @@ def _finish(fixed, succ_ptr, succ, notify, ops, i, op):  # type: ignore[no-untyp
         _release(ops, i, np.int64(fixed[FOLLOWER, op]), op)
 
 
-@_helper
+@bare
 def _carried(flow, f, t, lag):  # type: ignore[no-untyped-def]
     """Bytes left of flow ``f`` at ``t``, and the rate it has reached by then."""
     rate, before, gone = flow[f, RATE], flow[f, FROM], t - flow[f, SINCE]
@@ -365,7 +352,7 @@ def _carried(flow, f, t, lag):  # type: ignore[no-untyped-def]
     return (left if left > rate * t * WINDOW else 0.0), before
 
 
-@_helper
+@bare
 def _ends_in(left, rate, before, lag):  # type: ignore[no-untyped-def]
     """Seconds until ``left`` bytes are through when the rate climbs from ``before`` towards ``rate``."""
     x = left / rate
@@ -383,10 +370,10 @@ def _ends_in(left, rate, before, lag):  # type: ignore[no-untyped-def]
     return max(x, 0.0)
 
 
-@_helper
-def _rerate(net, heap, i, version, streams, lag, t):  # type: ignore[no-untyped-def]
-    """New rates from ``t`` on, and new completion times of the flows whose rate has changed."""
-    repair(net)
+@bare
+def _rerate(net, heap, where, i, streams, lag, t):  # type: ignore[no-untyped-def]
+    """The levels are known: new rates from ``t`` on, and new completion times of whoever has moved."""
+    retire(net)
     flow, flow_list = net.flow, net.flow_list
     for k in range(net.n[N_CHANGED]):
         f = flow_list[CHANGED, k]
@@ -400,15 +387,16 @@ def _rerate(net, heap, i, version, streams, lag, t):  # type: ignore[no-untyped-
         flow[f, SINCE] = t
         flow[f, RATE] = rate
         flow[f, FROM] = reached
-        version[streams + f] += 1
         if rate > 0.0 or left == 0.0:
             then = t + _ends_in(left, rate, reached, lag) if left > 0.0 else t
-            _push(heap, i, version, then, EV_FLOW, f, streams + f)
+            _put(heap, where, i, streams + f, then)
+        else:
+            _drop(heap, where, i, streams + f)
     settle(net)
 
 
-@_helper
-def _reroute(fx, ch, net, version, column_bytes, streams, lag, t):  # type: ignore[no-untyped-def]
+@bare
+def _reroute(fx, ch, net, column_bytes, lag, t):  # type: ignore[no-untyped-def]
     """Other routes hold from ``t`` on: flows whose column is no longer theirs take what is left elsewhere."""
     flow, flow_i = net.flow, net.flow_i
     for f in range(flow_i.shape[0]):
@@ -433,30 +421,30 @@ def _reroute(fx, ch, net, version, column_bytes, streams, lag, t):  # type: igno
         ch.pair_i[P_CHOICE, ch.pair[k]] = j
         column_bytes[old] -= left
         column_bytes[c] += left
-        version[streams + f] += 1
         open_flow(net, f, c, weight, fx.flow[T_CAP, k])
         _ask(net, ch.asked, c, weight)
 
 
-@njit(cache=True, no_cfunc_wrapper=True)
-def advance(fx, st, net, ch, until):  # type: ignore[no-untyped-def]
-    """Run up to and including ``until``; stop right after the first batch that fills the outbox.
-
-    Returns the time of the next event, inf when nothing will happen.
-    """
+@bare
+def _run(fx, st, net, ch, until):  # type: ignore[no-untyped-def]
+    """As ``advance``; nan when a whole component has to be solved first."""
     fixed, heap, i, now, ops = fx.op, st.heap, st.i, st.now, st.op
-    stream, stream_i, version = st.stream, st.stream_i, st.version
+    stream, stream_i, where = st.stream, st.stream_i, st.where
     external_id, external_value = st.external_id, st.external_value
+    # Where the events of slots, of operations and of what was planned begin.
+    slots = np.int64(stream.shape[1])
+    operations = slots + net.flow.shape[0]
+    externals = operations + fx.kind.size
     while True:
-        if i[I_HEAP] > 2 * (heap.shape[0] // 5):
-            _sweep(heap, i, version)
         # Everything ready starts now.
         while i[I_READY] > 0:
             i[I_READY] -= 1
             _begin(fx, st, net, ch, np.int64(ops[READY, i[I_READY]]), now[0])
         if net.n[N_DIRTY] + net.n[N_CHANGED] > 0:
-            _rerate(net, heap, i, version, stream.shape[1], st.window[1], now[0])
-        t = _next_event(heap, i, version)
+            if not attempt(net):
+                return np.nan
+            _rerate(net, heap, where, i, slots, st.window[1], now[0])
+        t = heap[0, TIME] if i[I_HEAP] > 0 else np.inf
         if i[I_OUT] > 0:
             return t
         if t > until or t == np.inf:
@@ -466,9 +454,18 @@ def advance(fx, st, net, ch, until):  # type: ignore[no-untyped-def]
         # One batch: all events within the window, and what they cause at once.
         edge = t + max(WINDOW * t, st.window[0])
         while t <= edge:
-            kind = int(heap[0, TYPE])
-            x = int(heap[0, ID])
-            heap[0, VERSION] = NONE  # taken: stale from here on
+            owner = np.int64(heap[0, OWNER])
+            _drop(heap, where, i, owner)
+            if owner < slots:
+                kind, x = EV_COMPUTE, owner
+            elif owner < operations:
+                kind, x = EV_FLOW, owner - slots
+            elif owner < externals:
+                x = owner - operations
+                kind = EV_CAPPED if ops[LEFT, x] > 0 else EV_DONE
+            else:
+                x = owner - externals
+                kind = st.external_kind[x]
             i[I_EVENTS] += 1
             done, s = NONE, NONE
             slowers, share, speed = ZERO, 0.0, 0.0
@@ -493,13 +490,13 @@ def advance(fx, st, net, ch, until):  # type: ignore[no-untyped-def]
                 ops[LEFT, op] -= 1
                 if ops[LEFT, op] == 0:
                     then = t + fx.t_latency[fixed[MOVES, op]] * fx.work[op]
-                    _push(heap, i, version, then, EV_DONE, op, version.size - 1)
+                    _put(heap, where, i, operations + op, then)
             elif kind == EV_RELEASE:
-                _release(ops, i, x, NONE)
+                _release(ops, i, external_id[x], NONE)
             elif kind == EV_ROUTES:
                 if ch is not None:
                     ch.epoch[0] = external_id[x]
-                    _reroute(fx, ch, net, version, st.column_bytes, stream.shape[1], st.window[1], t)
+                    _reroute(fx, ch, net, st.column_bytes, st.window[1], t)
             elif kind == EV_CAPACITY:
                 set_capacity(net, external_id[x], external_value[x])
             else:
@@ -511,7 +508,21 @@ def advance(fx, st, net, ch, until):  # type: ignore[no-untyped-def]
                 if s >= 0:
                     slowers, share, speed = NONE, -fx.t_slow_share[fixed[MOVES, done]], stream[SPEED, s]
             if s >= 0:
-                _set_pace(stream, stream_i, heap, i, version, s, t, speed, slowers, share)
+                _set_pace(stream, stream_i, heap, where, i, s, t, speed, slowers, share)
             if t > now[0]:
                 now[0] = t
-            t = _next_event(heap, i, version)
+            t = heap[0, TIME] if i[I_HEAP] > 0 else np.inf
+
+
+@njit(cache=True, no_cfunc_wrapper=True)
+def advance(fx, st, net, ch, until):  # type: ignore[no-untyped-def]
+    """Run up to and including ``until``; stop right after the first batch that fills the outbox.
+
+    Returns the time of the next event, inf when nothing will happen.
+    """
+    while True:
+        t = _run(fx, st, net, ch, until)
+        if not np.isnan(t):
+            return t
+        component(net)
+        _rerate(net, st.heap, st.where, st.i, np.int64(st.stream.shape[1]), st.window[1], st.now[0])

@@ -226,7 +226,9 @@ class Executor:
         per_stream = np.zeros(max(streams, 1), np.int64)
         np.maximum.at(per_stream, program.stream[on_stream], op_flows[on_stream])
         slots = int(per_stream.sum() + op_flows[~on_stream].sum()) + 1
-        heap = 5 * (streams + slots + int((~on_stream).sum()) + n_events + len(held) + 16)
+        # A stream computes or has an operation's event; so has every operation without a stream.
+        planned = n_events + len(held)
+        heap = 2 * streams + slots + int((~on_stream).sum()) + planned + 4
         slows = np.where(is_transfer, program.slows, -1)
         i32 = np.int32
         self._fixed = k.Fixed(
@@ -251,10 +253,11 @@ class Executor:
             stream=np.zeros((4, streams)),
             stream_i=np.zeros((2, streams), np.int64),
             column_bytes=np.zeros(len(columns)),
-            heap=np.zeros((heap, 6)),
-            version=np.zeros(streams + slots + 1, np.int64),
-            external_id=np.zeros(n_events, np.int64),
-            external_value=np.zeros(n_events),
+            heap=np.zeros((heap, 4)),
+            where=np.full(streams + slots + n + planned, -1, i32),
+            external_kind=np.zeros(planned, np.int64),
+            external_id=np.zeros(planned, np.int64),
+            external_value=np.zeros(planned),
             i=np.zeros(k.COUNTERS, np.int64),
             now=np.zeros(1),
             window=np.zeros(2),
@@ -277,6 +280,7 @@ class Executor:
         st.i[k.I_READY] = roots.size
         self._state = st
         self._next = 0.0 if roots.size else np.inf
+        self._planned = 0
         for e, event in enumerate(sorted(events, key=lambda event: event.time)):
             self._external(e, event)
 
@@ -290,20 +294,23 @@ class Executor:
             kind, ident, value, limit = k.EV_SPEED, event.stream, event.speed, len(self.program.streams)
         if not 0 <= ident < limit or not 0 <= value < np.inf or not 0 <= event.time < np.inf:
             raise ConfigError(f"{event}: needs a time >= 0, a place in [0, {limit}) and a value >= 0")
-        self._state.external_id[slot] = ident
-        self._state.external_value[slot] = value
-        self._push(event.time, int(kind), slot)
+        self._plan(slot, event.time, int(kind), ident, value)
 
-    def _push(self, time: float, kind: int, ident: int) -> None:
-        """The kernel's heap insertion, for rare events from outside."""
-        heap, i = self._state.heap, self._state.i
-        n = int(i[k.I_HEAP])
-        while n > 0 and time < heap[(n - 1) // 2, k.TIME]:
-            heap[n] = heap[(n - 1) // 2]
-            n = (n - 1) // 2
-        heap[n] = (time, i[k.I_SEQ], kind, ident, self._state.version.size - 1, 0)
+    def _plan(self, slot: int, time: float, kind: int, ident: int, value: float) -> None:
+        """Planned event number ``slot``, put into the kernel's heap."""
+        st, i = self._state, self._state.i
+        st.external_kind[slot], st.external_id[slot], st.external_value[slot] = kind, ident, value
+        owner = st.where.size - st.external_id.size + slot
+        at = int(i[k.I_HEAP])
+        while at > 0 and time < st.heap[(at - 1) // 4, k.TIME]:
+            st.heap[at] = st.heap[(at - 1) // 4]
+            st.where[int(st.heap[at, k.OWNER])] = at
+            at = (at - 1) // 4
+        st.heap[at, :3] = (time, i[k.I_SEQ], owner)
+        st.where[owner] = at
         i[k.I_SEQ] += 1
         i[k.I_HEAP] += 1
+        self._planned = slot + 1
         self._next = min(self._next, time)
 
     @property
@@ -339,7 +346,7 @@ class Executor:
                     f"{message.sender or 'a message'} released operation {op}, which is not held"
                 )
             self._held[op] -= 1
-            self._push(message.time, int(k.EV_RELEASE), op)
+            self._plan(self._planned, message.time, int(k.EV_RELEASE), op, 0.0)
         self._next = k.advance(self._fixed, st, self._net, self._choices, float(until))
         n = int(st.i[k.I_OUT])
         st.i[k.I_OUT] = 0

@@ -75,6 +75,7 @@ def switch_graph(
     groups: NDArray[np.int32] | None = None,
     lattice: Lattice | None = None,
     cuts: Cuts | None = None,
+    diameter: int = 0,
 ) -> Fabric:
     """The fabric of these switches, cables and hosts.
 
@@ -86,6 +87,8 @@ def switch_graph(
         Coordinates in which the graph looks the same from every switch.
     cuts : Cuts, optional
         Where the smallest bisection may lie; searched for when left out.
+    diameter : int
+        Most hops of a least-cost path, where that is known.
 
     Raises
     ------
@@ -149,6 +152,7 @@ def switch_graph(
                 routing=routing,
                 groups=np.arange(n, dtype=np.int32) if groups is None else groups,
                 lattice=lattice or NO_LATTICE,
+                diameter=diameter,
             ),
             names=LinkNames(graph, kind, labels),
             cuts=cuts or Cuts(np.zeros((0, n), np.int64)),

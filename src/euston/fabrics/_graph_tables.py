@@ -7,6 +7,7 @@ A target's table holds, for every switch, its least cost to the target and how m
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ FAR = 1 << 30
 MOST_WALKS = 1e300
 _TABLE_BYTES = 256 << 20
 _MOST_CHECKS = 1 << 27
+_QUICK = 1 << 28
 
 # rows of Graph.link
 TO, BACK, COST, BUNDLE, STEP = 0, 1, 2, 3, 4
@@ -173,11 +175,11 @@ def _touched(graph, view, dead, source, target, excess, out):  # type: ignore[no
 
 
 class _Live(NamedTuple):
-    """Live links into each switch."""
+    """Live links into (or out of) each switch."""
 
     ptr: NDArray[np.int64]
     link: NDArray[np.int32]
-    """int32[live, 2]: where from, cost."""
+    """int32[live, 2]: other end, cost."""
 
 
 class Tables:
@@ -196,6 +198,8 @@ class Tables:
         Group of each switch; ``arange(n)`` where there are none.
     lattice : Lattice
         Of the graph when nothing is down.
+    diameter : int
+        Most hops of a least-cost path when nothing is down; 0: not known.
     """
 
     def __init__(
@@ -205,6 +209,7 @@ class Tables:
         excess: int,
         groups: NDArray[np.int32],
         lattice: Lattice,
+        diameter: int,
     ) -> None:
         n = graph.ptr.size - 1
         self.graph, self.alive, self.excess = graph, alive, excess
@@ -214,6 +219,8 @@ class Tables:
         """Groups (or switches) that Valiant paths may turn at."""
         self.grouped = bool(groups.max(initial=0) + 1 < n)
         self._lattice = lattice if alive.all() else NO_LATTICE
+        self._regular = lattice.size.size > 0
+        self._diameter = diameter if alive.all() else 0
         targets = n + (int(groups.max(initial=0)) + 1 if self.grouped else 0)
         one = self._lattice.size.size > 0
         self.one = one
@@ -234,10 +241,27 @@ class Tables:
         """For kernels: valid until the next `prepare`."""
         return View(self._dist, self._walks, *self._lattice)
 
-    @property
-    def longest(self) -> int:
-        """Most hops of any path the present tables can give."""
-        return int(self._longest[: self._used].max(initial=0)) + self.excess
+    @cached_property
+    def width(self) -> int:
+        """Hops that suffice for every path, the same for as long as the links are as they are.
+
+        The largest distance, where that is quickly found; else the way to switch 0 and on from there.
+        """
+        if self.one:
+            return int(self._longest[0]) + self.excess
+        if self._diameter:
+            return self._diameter + self.excess
+        n, m = self.graph.ptr.size - 1, self.graph.link.shape[0]
+        hops = bool((self.graph.link[:, COST] == 1).all())
+        if not (hops and self.core.all() and (self._regular or n * m > _QUICK)):
+            every = np.arange(n)
+            found = [int(self._longest[self.slot[every[part]]].max()) for part in self.prepare(every)]
+            return max(found, default=0) + self.excess
+        dist, walks, longest = np.empty((2, n), np.int32), np.empty((2, 1, n)), np.empty(2, np.int64)
+        for i, inwards in enumerate((True, False)):
+            ends = np.array([0, 1]), np.zeros(1, np.int64)
+            _fill(self._ways(inwards), *ends, 1, dist[i : i + 1], walks[i : i + 1], longest[i : i + 1])
+        return int(longest.sum()) + self.excess
 
     @property
     def fits(self) -> bool:
@@ -279,7 +303,7 @@ class Tables:
         if not targets.size:
             return
         if self._live is None:
-            self._live = self._incoming()
+            self._live = self._ways(True)
         n = self.graph.ptr.size - 1
         single = targets < n
         if single.all():
@@ -303,11 +327,10 @@ class Tables:
         self.slot[targets] = np.arange(rows.start, rows.stop, dtype=np.int32)
         self._used += targets.size
 
-    def _incoming(self) -> _Live:
-        """Live links into each switch: where from, and at what cost."""
+    def _ways(self, inwards: bool) -> _Live:
+        """Live links into (or out of) each switch: the other end, and at what cost."""
         link = self.graph.link
-        back = link[:, BACK]
-        way = np.flatnonzero(self.alive[back])
+        way = np.flatnonzero(self.alive[link[:, BACK]] if inwards else self.alive)
         n = self.graph.ptr.size - 1
         into = np.repeat(np.arange(n), np.diff(self.graph.ptr))[way]
         ptr = np.searchsorted(into, np.arange(n + 1)).astype(np.int64)

@@ -7,7 +7,7 @@ the first stage, of the second, and so on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -332,8 +332,5 @@ def _merged(
     _, first, of = np.unique(flow * rows + row, return_index=True, return_inverse=True)
     total = np.bincount(of.ravel(), weights=fraction)
     order = np.argsort(first)
-    return flow[first[order]], row[first[order]], total[order]
-
-
-Plan = Callable[[NDArray[np.int32], NDArray[np.int32], Network], Legs]
-"""What flows cross."""
+    kept: NDArray[np.int64] = first[order]
+    return flow[kept], row[kept], np.asarray(total[order])

@@ -29,12 +29,15 @@ class SwitchPaths:
     groups : int32[n]
         Group of each switch, at one of which Valiant paths turn; ``arange(n)``: at a switch.
     lattice : Lattice
+    diameter : int
+        Most hops of a least-cost path when nothing is down; 0: not known.
     """
 
     graph: Graph
     routing: Routing
     groups: NDArray[np.int32]
     lattice: Lattice
+    diameter: int = 0
     _tables: dict[bool, Tables] = field(default_factory=dict, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -53,7 +56,9 @@ class SwitchPaths:
         whole = bool(alive.all())
         kept = self._tables.get(whole)
         if kept is None or not np.array_equal(kept.alive, alive):
-            kept = Tables(self.graph, alive.copy(), self.routing.excess, self.groups, self.lattice)
+            kept = Tables(
+                self.graph, alive.copy(), self.routing.excess, self.groups, self.lattice, self.diameter
+            )
             self._tables[whole] = kept
         return kept
 
@@ -64,7 +69,10 @@ class SwitchPaths:
         choice: NDArray[np.uint64],
         alive: NDArray[np.bool_],
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Links int32[F, K], the links between switches numbered from 0, and hops int64[F] (-1: no way)."""
+        """Links int32[F, K], the links between switches numbered from 0, and hops int64[F] (-1: no way).
+
+        K stays the same for as long as the links are as they are.
+        """
         tables = self.tables(alive)
         s, t = source.astype(np.int64), target.astype(np.int64)
         if not self.routing.turns:
@@ -94,7 +102,7 @@ class SwitchPaths:
         row, column = np.nonzero(second >= 0)
         out[row, begin[row] + column] = second[row, column]
         total = np.where(more < 0, -1, begin + more)
-        return out[:, : int(total.max(initial=0))], total
+        return out, total
 
     def leg(
         self,
@@ -105,22 +113,20 @@ class SwitchPaths:
     ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64]]:
         """Links, hops (-1: no way) and number of least-cost (or selected) paths to targets."""
         hops, paths = np.empty(source.size, np.int64), np.empty(source.size)
+        width = tables.width  # before `prepare`, which it may call
         found = []
         for these, part in self._parts(tables, source, target):
             s, t, c = source[part], target[part], choice[part]
-            links = np.full((part.size, these.longest), -1, np.int32)
+            links = np.full((part.size, these.width), -1, np.int32)
             h, p = np.empty(part.size, np.int64), np.empty(part.size)
             route(self.graph, these.view, these.slot, these.alive, s, t, c, self.routing.paths, links, h, p)
             hops[part], paths[part] = h, p
             found.append((part, links))
-        out = np.full((source.size, int(hops.max(initial=0))), -1, np.int32)
-        place = np.arange(out.shape[1])
+        out = np.full((source.size, width), -1, np.int32)
         for part, links in found:
             # looking for loop-free walks leaves links behind the end
-            links = links[:, : out.shape[1]]
-            out[part, : links.shape[1]] = np.where(
-                place[: links.shape[1]] < hops[part, None], links, np.int32(-1)
-            )
+            kept = np.arange(links.shape[1]) < hops[part, None]
+            out[part, : links.shape[1]] = np.where(kept, links, np.int32(-1))
         return out, hops, paths
 
     def reachable(

@@ -120,7 +120,8 @@ class WanStructure:
 
     def _shortest(self, src: int, dst: int, alive: NDArray[np.bool_]) -> Tunnels:
         n = len(self.sites)
-        graph = csr_array((self.latency[alive], (self.src[alive], self.dst[alive])), shape=(n, n))
+        ends = self.src[alive].astype(np.int32), self.dst[alive].astype(np.int32)
+        graph = csr_array((self.latency[alive], ends), shape=(n, n))
         _, before = yen(graph, src, dst, self.paths, return_predecessors=True)
         out = []
         for row in before:

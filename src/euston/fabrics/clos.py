@@ -195,9 +195,23 @@ def leaf_spine(
     spines: int,
     oversubscription: float = 1.0,
     scale_up: str | float | None = None,
+    link_latency: str | float = "500 ns",
+    buffer: str | float = 0.0,
     name: str = "leaf_spine",
 ) -> Fabric:
-    """Two tiers: every leaf on every spine. More options: `clos`."""
+    """Two tiers: every leaf on every spine. More options: `clos`.
+
+    Parameters
+    ----------
+    hosts_per_leaf : int
+        Hosts under one leaf.
+    spines : int
+        Equal uplinks of a leaf.
+    oversubscription : float
+        Down : up bandwidth of a full leaf.
+    link_latency : str or float
+        Per link outside the hosts; the default is an assumption, not a measurement.
+    """
     return clos(
         hosts,
         accelerators_per_host,
@@ -206,6 +220,9 @@ def leaf_spine(
         aggs_per_pod=spines,
         oversubscription=(oversubscription, 1.0),
         scale_up=scale_up,
+        nic_latency=link_latency,
+        tor_latency=link_latency,
+        buffer=buffer,
         name=name,
     )
 
@@ -220,10 +237,20 @@ def clos3(
     aggs_per_pod: int,
     cores_per_agg: int,
     oversubscription: Sequence[float] | None = None,
+    tor_uplink: str | float | None = None,
+    agg_uplink: str | float | None = None,
     scale_up: str | float | None = None,
+    link_latency: str | float = "500 ns",
+    buffer: str | float = 0.0,
     name: str = "clos3",
 ) -> Fabric:
-    """Three tiers: ToRs, the aggs of a pod, and cores in one plane per agg position. More options: `clos`."""
+    """Three tiers: ToRs, the aggs of a pod, and cores in one plane per agg position. More options: `clos`.
+
+    Parameters
+    ----------
+    link_latency : str or float
+        Per link outside the hosts; the default is an assumption, not a measurement.
+    """
     return clos(
         hosts,
         accelerators_per_host,
@@ -233,13 +260,38 @@ def clos3(
         aggs_per_pod=aggs_per_pod,
         cores_per_agg=cores_per_agg,
         oversubscription=oversubscription,
+        tor_uplink=tor_uplink,
+        agg_uplink=agg_uplink,
         scale_up=scale_up,
+        nic_latency=link_latency,
+        tor_latency=link_latency,
+        agg_latency=link_latency,
+        buffer=buffer,
         name=name,
     )
 
 
-def fat_tree(k: int, *, nic: str | float, name: str = "fat_tree") -> Fabric:
-    """The k-ary fat tree: ``k**3 / 4`` one-accelerator hosts, all links equal (Al-Fares et al. 2008)."""
+def fat_tree(
+    k: int,
+    *,
+    nic: str | float,
+    link_latency: str | float = "500 ns",
+    buffer: str | float = 0.0,
+    name: str = "fat_tree",
+) -> Fabric:
+    """The k-ary fat tree: ``k**3 / 4`` one-accelerator hosts, all links equal (Al-Fares et al. 2008).
+
+    Parameters
+    ----------
+    k : int
+        Ports of a switch, an even number.
+    nic : str or float
+        Bandwidth of every link per direction.
+    link_latency : str or float
+        Per link; the default is an assumption, not a measurement.
+    buffer : str or float
+        Bytes of every switch queue; 0: not described.
+    """
     if whole_number("k", k, 2) % 2:
         raise FabricError(f"`k`: {k} is odd; a fat tree needs an even number of switch ports")
     half = k // 2
@@ -251,5 +303,7 @@ def fat_tree(k: int, *, nic: str | float, name: str = "fat_tree") -> Fabric:
         tors_per_pod=half,
         aggs_per_pod=half,
         cores_per_agg=half,
+        link_latency=link_latency,
+        buffer=buffer,
         name=name,
     )

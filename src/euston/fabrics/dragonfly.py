@@ -129,5 +129,6 @@ def dragonfly(
             + unused
         ],
         groups=np.repeat(np.arange(g, dtype=np.int32), a) if g > 1 else None,
+        diameter=3 if g > 1 else 1,
         cuts=Cuts(np.arange(a * g)[None], a if g > 1 else 1),
     )

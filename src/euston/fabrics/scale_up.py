@@ -1,4 +1,4 @@
-"""Scale-up networks by themselves: accelerators on switch planes of one tier or two (NVL72, CloudMatrix384)."""
+"""Scale-up networks by themselves: accelerators on planes of switches (NVL72, CloudMatrix384)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class ScaleUpStructure(ClosStructure):
         size = min(s.endpoints, s.tors_per_pod * s.hosts_per_tor * s.accelerators)
         lines = [f"  {self.pods} scale-up domain{'s' * (self.pods > 1)} of {size} accelerators"]
         second = f" below {s.aggs // s.planes} of a second tier" if s.aggs else ""
-        lines.append(f"  {s.planes} planes, in each of a domain {s.tors_per_pod} switches{second}")
+        switches = f"{s.tors_per_pod} switch{'es' * (s.tors_per_pod > 1)}"
+        lines.append(f"  {s.planes} plane{'s' * (s.planes > 1)}, each of {switches} of a domain{second}")
         return lines
 
     def _radix(self, block: int) -> Radix:

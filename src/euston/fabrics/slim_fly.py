@@ -93,7 +93,8 @@ def slim_fly(
     degree = (3 * q - delta) // 2
     nics = options.get("nics_per_host", options.get("accelerators_per_host", 1))
     if p is None:
-        p = -(-(degree + 1) // 2 // max(1, nics)) * max(1, nics)
+        half, whole = (degree + 1) // 2, max(1, nics)
+        p = -(-half // whole) * whole
     rule = routing_rule(routing, ("minimal", "valiant", "ugal"), intermediates=intermediates)
     host, timing = host_side("slim_fly", nic, whole_number("p", p), 2 * q * q, options, ports="p")
     rate = timing.nic if link is None else units.bandwidth(link, positive=True, where="link")
@@ -122,6 +123,7 @@ def slim_fly(
         2 * q * q,
         host,
         timing,
+        diameter=2,
         labels=Coordinates(("b", "x", "y"), (2, q, q)),
         routing=rule,
         lines=[f"  {2 * q * q} switches (q = {q}) with {degree} cables and {p} NIC ports each"],

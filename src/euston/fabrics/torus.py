@@ -95,6 +95,7 @@ def torus(
             f"  {'x'.join(map(str, shape))} {'torus' if all(wraps) else 'mesh'}: {n} switches, "
             f"{ports} cables each"
         ],
+        diameter=sum(k // 2 if w else k - 1 for k, w in zip(shape, wraps, strict=True)),
         lattice=lattice(shape, place) if even else None,
         cuts=Cuts(np.stack([np.argsort(place[:, i], kind="stable") for i in range(count)])),
     )

@@ -4,6 +4,7 @@ from euston.network.columns import Columns, ColumnsBuilder
 from euston.network.flows import FlowResult, Flows
 from euston.network.fluid import Allocation, max_min
 from euston.network.folding import Folding, fold
+from euston.network.hierarchical import QueueAllocation, hierarchical_max_min
 from euston.network.incremental import Incremental
 from euston.network.lowering import Lowered, lower
 from euston.network.transfer import Tag, Transfer, Transfers
@@ -17,10 +18,12 @@ __all__ = [
     "Folding",
     "Incremental",
     "Lowered",
+    "QueueAllocation",
     "Tag",
     "Transfer",
     "Transfers",
     "fold",
+    "hierarchical_max_min",
     "lower",
     "max_min",
 ]

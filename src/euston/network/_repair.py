@@ -25,8 +25,9 @@ from euston.network.columns import Columns
 CAPACITY, LEVEL, SOLVED, POSSIBLE, LOAD, HELD = np.arange(6, dtype=np.uintp)
 ROW_COLUMNS = 8
 
-# Columns of ``Net.row_i``: stamps of sets, place in the heap, whether ``SOLVED`` is of now. Lists of rows.
-R_DIRTY, R_SEEN, HEAP, KNOWN = np.arange(4, dtype=np.uintp)
+# Columns of ``Net.row_i``: stamps of sets, place in the heap, whether ``SOLVED`` is of now, whether the
+# row could bind. Lists of rows.
+R_DIRTY, R_SEEN, HEAP, KNOWN, LIVE = np.arange(5, dtype=np.uintp)
 DIRTY, R_LIST, AGAIN = np.arange(3, dtype=np.uintp)
 
 # Columns of ``Net.flow`` and ``Net.flow_i`` that the solver uses; executors have the rest. Lists of flows.
@@ -36,8 +37,9 @@ FLOW_COLUMNS = 4
 CHANGED, FREE_SLOT = np.arange(2, dtype=np.uintp)
 TAKES, OFFER = np.arange(2, dtype=np.uintp)
 
-# Columns of ``Net.entry``: neighbours in the list of a row's busy entries, and the column of an entry.
-E_NEXT, E_PREV, E_COLUMN = np.arange(3, dtype=np.uintp)
+# Columns of ``Net.entry``: neighbours in the list of a row's busy entries, column and row of an entry, and
+# neighbours in the list of its column's entries on rows that could bind.
+E_NEXT, E_PREV, E_COLUMN, E_ROW, L_NEXT, L_PREV = np.arange(6, dtype=np.uintp)
 
 # Counters in ``Net.n``: dirty rows, changed flows, stamps, repairs, flows touched, full solves, busy entries,
 # size of the heap, visits.
@@ -50,6 +52,8 @@ COUNTERS = 9
 _PATIENCE = 40.0
 
 _helper = njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+# Kernels that make no arrays do without reference counts: those cost more than the work of a small repair.
+bare = njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False, error_model="numpy")
 
 
 class Net(NamedTuple):
@@ -59,11 +63,12 @@ class Net(NamedTuple):
     entry_row: np.ndarray  # int32[nnz]
     coefficient: np.ndarray  # float64[nnz]
     fastest: np.ndarray  # float64[C] rate that the column's own rows allow
-    entry: np.ndarray  # int32[nnz, 4]
+    entry: np.ndarray  # int32[nnz, 8]
     column_head: np.ndarray  # int64[C] first active flow
+    column_live: np.ndarray  # int64[C] first entry on a row that could bind
     row_head: np.ndarray  # int64[R] first busy entry
     row: np.ndarray  # float64[R, 8]
-    row_i: np.ndarray  # int64[R, 4]
+    row_i: np.ndarray  # int64[R, 8]
     row_list: np.ndarray  # int64[3, R]
     flow: np.ndarray  # float64[A, 8]
     flow_i: np.ndarray  # int64[A, 8]
@@ -99,7 +104,8 @@ def net(
     row = np.zeros((rows, ROW_COLUMNS))
     row[:, CAPACITY] = capacity
     row[:, LEVEL] = np.inf
-    entry = np.full((nnz, 4), -1, np.int32)
+    entry = np.full((nnz, 8), -1, np.int32)
+    entry[:, E_ROW] = columns.row
     entry[:, E_COLUMN] = np.repeat(np.arange(len(columns)), lengths)
     return Net(
         ptr=columns.ptr,
@@ -108,9 +114,10 @@ def net(
         fastest=fastest,
         entry=entry,
         column_head=np.full(len(columns), -1, np.int64),
+        column_live=np.full(len(columns), -1, np.int64),
         row_head=np.full(rows, -1, np.int64),
         row=row,
-        row_i=np.full((rows, 4), -1, np.int64),
+        row_i=np.full((rows, 8), -1, np.int64),
         row_list=np.zeros((3, rows), np.int64),
         flow=np.zeros((slots, 8)),
         flow_i=np.full((slots, 8), -1, np.int64),
@@ -125,7 +132,7 @@ def net(
     )
 
 
-@_helper
+@bare
 def mark(net, r):  # type: ignore[no-untyped-def]
     """Row ``r`` has changed; the stamp is the number of the repair to come."""
     if net.row_i[r, R_DIRTY] != net.n[N_REPAIRS]:
@@ -134,15 +141,56 @@ def mark(net, r):  # type: ignore[no-untyped-def]
         net.n[N_DIRTY] += 1
 
 
-@_helper
+@bare
+def _attach(entry, column_live, e):  # type: ignore[no-untyped-def]
+    """Entry ``e`` is on a row that could bind: its column has to look there."""
+    c = entry[e, E_COLUMN]
+    first = column_live[c]
+    entry[e, L_NEXT] = first
+    entry[e, L_PREV] = -1
+    if first >= 0:
+        entry[first, L_PREV] = e
+    column_live[c] = e
+
+
+@bare
+def _enliven(net, r):  # type: ignore[no-untyped-def]
+    """Row ``r`` could bind from now on; its load has to be counted."""
+    net.row[r, LOAD] = np.nan
+    if net.row_i[r, LIVE] <= 0:
+        net.row_i[r, LIVE] = 1
+        e = net.row_head[r]
+        while e >= 0:
+            _attach(net.entry, net.column_live, e)
+            e = np.int64(net.entry[e, E_NEXT])
+
+
+@bare
+def _retire(net, r):  # type: ignore[no-untyped-def]
+    """Row ``r`` could not bind any more, and holds nobody: its columns need not look there."""
+    entry = net.entry
+    net.row_i[r, LIVE] = 0
+    e = net.row_head[r]
+    while e >= 0:
+        before, after = entry[e, L_PREV], entry[e, L_NEXT]
+        if before >= 0:
+            entry[before, L_NEXT] = after
+        else:
+            net.column_live[entry[e, E_COLUMN]] = after
+        if after >= 0:
+            entry[after, L_PREV] = before
+        e = np.int64(entry[e, E_NEXT])
+
+
+@bare
 def set_capacity(net, r, capacity):  # type: ignore[no-untyped-def]
     """Row ``r`` has another capacity; its load is counted anew."""
     net.row[r, CAPACITY] = capacity
-    net.row[r, LOAD] = np.nan
+    _enliven(net, r)
     mark(net, r)
 
 
-@_helper
+@bare
 def _busy(net, f, c, sign):  # type: ignore[no-untyped-def]
     """Rows of a flow that comes (+1) or goes (-1): what they could carry, and marks where that matters.
 
@@ -157,7 +205,7 @@ def _busy(net, f, c, sign):  # type: ignore[no-untyped-def]
         after = before + sign * net.coefficient[e] * most if most < np.inf else np.inf
         row[r, POSSIBLE] = after
         if before <= limit and after > limit:
-            row[r, LOAD] = np.nan
+            _enliven(net, r)
         if sign < 0.0:
             takes = net.coefficient[e] * weight
             row[r, LOAD] -= takes * level
@@ -167,7 +215,7 @@ def _busy(net, f, c, sign):  # type: ignore[no-untyped-def]
             mark(net, r)
 
 
-@_helper
+@bare
 def open_flow(net, f, c, weight, cap):  # type: ignore[no-untyped-def]
     """Slot ``f`` becomes an active flow of column ``c``; its rate comes with the next repair."""
     flow, flow_i, entry, row_head, n = net.flow, net.flow_i, net.entry, net.row_head, net.n
@@ -192,6 +240,8 @@ def open_flow(net, f, c, weight, cap):  # type: ignore[no-untyped-def]
             if first >= 0:
                 entry[first, E_PREV] = e
             row_head[r] = e
+            if net.row_i[r, LIVE] > 0:
+                _attach(entry, net.column_live, e)
             n[N_BUSY] += 1
     if flow_i[f, F_SEEN] != n[N_REPAIRS]:
         flow_i[f, F_SEEN] = n[N_REPAIRS]
@@ -200,7 +250,7 @@ def open_flow(net, f, c, weight, cap):  # type: ignore[no-untyped-def]
     _busy(net, f, c, 1.0)
 
 
-@_helper
+@bare
 def close_flow(net, f):  # type: ignore[no-untyped-def]
     """Take the flow in slot ``f`` off the network."""
     flow_i, entry, row_head = net.flow_i, net.entry, net.row_head
@@ -214,6 +264,7 @@ def close_flow(net, f):  # type: ignore[no-untyped-def]
     if after >= 0:
         flow_i[after, PREV] = before
     if before < 0 and after < 0:
+        net.column_live[c] = -1
         for e in range(net.ptr[c], net.ptr[c + 1]):
             e_before, e_after = entry[e, E_PREV], entry[e, E_NEXT]
             if e_before >= 0:
@@ -228,8 +279,8 @@ def close_flow(net, f):  # type: ignore[no-untyped-def]
             net.n[N_BUSY] -= 1
 
 
-@_helper
-def _solve(row, flow, flow_i, entry, ptr, index, share, row_head, column_head, buffer, tally, r, slack):  # type: ignore[no-untyped-def]
+@bare
+def _solve(row, flow, flow_i, entry, share, row_head, column_head, column_live, buffer, tally, r, slack):  # type: ignore[no-untyped-def]
     """The level that row ``r`` would have if all others kept theirs (inf: it would not saturate).
 
     Makes the row's load and what it holds back exact again on the way.
@@ -251,10 +302,12 @@ def _solve(row, flow, flow_i, entry, ptr, index, share, row_head, column_head, b
                 held += mine
                 if elsewhere < 0.0:
                     elsewhere = np.inf
-                    for g in range(ptr[c], ptr[c + 1]):
+                    g = np.int64(column_live[c])
+                    while g >= 0:
                         if g != e:
-                            elsewhere = min(elsewhere, row[index[g], LEVEL])
-                    visits += ptr[c + 1] - ptr[c]
+                            elsewhere = min(elsewhere, row[entry[g, E_ROW], LEVEL])
+                        visits += 1
+                        g = np.int64(entry[g, L_NEXT])
                 limit = min(elsewhere, flow[f, CAP] / flow[f, WEIGHT])
             buffer[TAKES, n] = mine
             buffer[OFFER, n] = limit
@@ -285,7 +338,7 @@ def _solve(row, flow, flow_i, entry, ptr, index, share, row_head, column_head, b
     return np.inf
 
 
-@_helper
+@bare
 def _place(heap_key, heap_row, row_i, n, k, key, r):  # type: ignore[no-untyped-def]
     """Row ``r`` goes to place ``k`` of the 4-ary heap, or to where its key belongs from there."""
     while k > 0 and key < heap_key[(k - 1) >> 2]:
@@ -314,7 +367,7 @@ def _place(heap_key, heap_row, row_i, n, k, key, r):  # type: ignore[no-untyped-
     row_i[r, HEAP] = k
 
 
-@_helper
+@bare
 def _leave(heap_key, heap_row, row_i, n, r):  # type: ignore[no-untyped-def]
     """Row ``r`` is consistent: out of the heap, if it stood there."""
     k = row_i[r, HEAP]
@@ -326,7 +379,7 @@ def _leave(heap_key, heap_row, row_i, n, r):  # type: ignore[no-untyped-def]
             _place(heap_key, heap_row, row_i, last, k, heap_key[last], heap_row[last])
 
 
-@_helper
+@bare
 def _queue(heap_key, heap_row, row_i, n, r, key):  # type: ignore[no-untyped-def]
     """Row ``r`` stands in the heap with ``key``, new or moved."""
     k = row_i[r, HEAP]
@@ -338,7 +391,7 @@ def _queue(heap_key, heap_row, row_i, n, r, key):  # type: ignore[no-untyped-def
     _place(heap_key, heap_row, row_i, n[N_HEAP], k, key, r)
 
 
-@_helper
+@bare
 def _touch(row, row_i, heap_key, heap_row, n, r, slack, now):  # type: ignore[no-untyped-def]
     """The load of row ``r`` has changed while levels up to ``now`` are settled.
 
@@ -365,11 +418,11 @@ def _touch(row, row_i, heap_key, heap_row, n, r, slack, now):  # type: ignore[no
         _queue(heap_key, heap_row, row_i, n, r, key)
 
 
-@_helper
+@bare
 def _local(net, budget):  # type: ignore[no-untyped-def]
     """Settle all inconsistent rows in order of level; False when that took more visits than ``budget``."""
     row, row_i, flow, flow_i, n = net.row, net.row_i, net.flow, net.flow_i, net.n
-    ptr, index, coefficient = net.ptr, net.entry_row, net.coefficient
+    coefficient, column_live = net.coefficient, net.column_live
     heap_key, heap_row, row_head, entry, column_head = (
         net.heap_key, net.heap_row, net.row_head, net.entry, net.column_head,
     )  # fmt: skip
@@ -393,7 +446,7 @@ def _local(net, budget):  # type: ignore[no-untyped-def]
         if row_i[r, KNOWN] == 0:
             stored = row[r, LEVEL]
             solved = _solve(
-                row, flow, flow_i, entry, ptr, index, coefficient, row_head, column_head, buffer, n, r, slack
+                row, flow, flow_i, entry, coefficient, row_head, column_head, column_live, buffer, n, r, slack
             )
             key = min(stored, solved)
             if solved == stored or abs(solved - stored) <= slack * key:
@@ -419,9 +472,11 @@ def _local(net, budget):  # type: ignore[no-untyped-def]
         while e >= 0:
             c = np.int64(entry[e, E_COLUMN])
             level = np.inf
-            for g in range(ptr[c], ptr[c + 1]):
-                level = min(level, row[index[g], LEVEL])
-            n[N_VISITS] += ptr[c + 1] - ptr[c]
+            g = np.int64(column_live[c])
+            while g >= 0:
+                level = min(level, row[entry[g, E_ROW], LEVEL])
+                n[N_VISITS] += 1
+                g = np.int64(entry[g, L_NEXT])
             f = column_head[c]
             while f >= 0:
                 mine, was = min(level, flow[f, CAP] / flow[f, WEIGHT]), flow[f, LAMBDA]
@@ -431,12 +486,12 @@ def _local(net, budget):  # type: ignore[no-untyped-def]
                         flow_i[f, F_SEEN] = stamp
                         flow_list[CHANGED, n[N_CHANGED]] = f
                         n[N_CHANGED] += 1
-                    n[N_VISITS] += ptr[c + 1] - ptr[c]
-                    for g in range(ptr[c], ptr[c + 1]):
-                        q = np.int64(index[g])
-                        if row[q, POSSIBLE] <= row[q, CAPACITY] * (1.0 + SLACK) and row[q, LEVEL] == np.inf:
-                            continue
+                    g = np.int64(column_live[c])
+                    while g >= 0:
+                        q = np.int64(entry[g, E_ROW])
                         takes = coefficient[g] * flow[f, WEIGHT]
+                        g = np.int64(entry[g, L_NEXT])
+                        n[N_VISITS] += 1
                         row[q, LOAD] += takes * (mine - was)
                         edge = row[q, LEVEL] * (1.0 - SLACK)
                         if was >= edge:
@@ -452,7 +507,7 @@ def _local(net, budget):  # type: ignore[no-untyped-def]
                 if flow[f, LAMBDA] >= row[r, LEVEL] * (1.0 - SLACK):
                     held += takes
                 f = flow_i[f, NEXT]
-            e = np.int64(entry[e, E_NEXT])  # type: ignore[assignment]
+            e = np.int64(entry[e, E_NEXT])
         row[r, LOAD], row[r, HELD] = load, held
     fine = n[N_HEAP] == 0
     for k in range(n[N_HEAP]):
@@ -467,7 +522,7 @@ def _local(net, budget):  # type: ignore[no-untyped-def]
 
 
 @_helper
-def _component(net):  # type: ignore[no-untyped-def]
+def component(net):  # type: ignore[no-untyped-def]
     """Solve from nothing every flow connected with the rows of the list."""
     row, row_i, flow, flow_i, n = net.row, net.row_i, net.flow, net.flow_i, net.n
     ptr, index, row_list, flow_list = net.ptr, net.entry_row, net.row_list, net.flow_list
@@ -495,14 +550,14 @@ def _component(net):  # type: ignore[no-untyped-def]
                 flow_list[CHANGED, flows] = f
                 flows += 1
                 f = flow_i[f, NEXT]
-            for g in range(ptr[c], ptr[c + 1]):
-                q = np.int64(index[g])
-                if row[q, POSSIBLE] <= row[q, CAPACITY] * (1.0 + SLACK) and row[q, LEVEL] == np.inf:
-                    continue
+            g = np.int64(net.column_live[c])
+            while g >= 0:
+                q = np.int64(net.entry[g, E_ROW])
                 if row_i[q, R_DIRTY] != stamp:
                     row_i[q, R_DIRTY] = stamp
                     row_list[R_LIST, rows] = q
                     rows += 1
+                g = np.int64(net.entry[g, L_NEXT])
     # New flows that nobody can slow keep what they were admitted with.
     for k in range(n[N_CHANGED]):
         f = net.buffer_i[k]
@@ -511,6 +566,7 @@ def _component(net):  # type: ignore[no-untyped-def]
             flow_list[CHANGED, flows] = f
             flows += 1
     n[N_CHANGED] = flows
+    n[N_DIRTY] = rows
     n[N_FULL] += 1
     # The solver wants its arrays dense; what was true until now stays in RATE.
     live, column = np.arange(flows), np.empty(flows, np.int64)
@@ -523,56 +579,68 @@ def _component(net):  # type: ignore[no-untyped-def]
     fill(live, flows, column, weight, cap, ptr, index, net.coefficient, net.scratch, rate, held_by, AUTO)
     for k in range(flows):
         flow[flow_list[CHANGED, k], LAMBDA] = rate[k] / weight[k]
-        if held_by[k] >= 0:
+        if held_by[k] >= 0 and row_i[held_by[k], LIVE] > 0:
             row[held_by[k], LEVEL] = rate[k] / weight[k]
     for k in range(flows):
-        f = flow_list[CHANGED, k]
-        c = flow_i[f, COLUMN]
-        for e in range(ptr[c], ptr[c + 1]):
-            takes = net.coefficient[e] * flow[f, WEIGHT]
-            row[index[e], LOAD] += takes * flow[f, LAMBDA]
-            if flow[f, LAMBDA] >= row[index[e], LEVEL] * (1.0 - SLACK):
-                row[index[e], HELD] += takes
+        _count(net, flow_list[CHANGED, k])
 
 
-@_helper
-def _admit(net, f):  # type: ignore[no-untyped-def]
-    """A new flow begins with what the levels of now leave it."""
-    row, flow, c = net.row, net.flow, net.flow_i[f, COLUMN]
-    level = flow[f, CAP] / flow[f, WEIGHT]
-    for e in range(net.ptr[c], net.ptr[c + 1]):
-        level = min(level, row[net.entry_row[e], LEVEL])
-    flow[f, LAMBDA] = level
-    for e in range(net.ptr[c], net.ptr[c + 1]):
-        r = net.entry_row[e]
-        takes = net.coefficient[e] * flow[f, WEIGHT]
+@bare
+def _count(net, f):  # type: ignore[no-untyped-def]
+    """Add a flow to the loads of the rows that could bind it, and to what they hold back."""
+    row, entry, level, weight = net.row, net.entry, net.flow[f, LAMBDA], net.flow[f, WEIGHT]
+    g = np.int64(net.column_live[net.flow_i[f, COLUMN]])
+    while g >= 0:
+        r = entry[g, E_ROW]
+        takes = net.coefficient[g] * weight
         row[r, LOAD] += takes * level
         if level >= row[r, LEVEL] * (1.0 - SLACK):
             row[r, HELD] += takes
+        g = np.int64(entry[g, L_NEXT])
 
 
-@_helper
-def repair(net):  # type: ignore[no-untyped-def]
-    """New levels after opens, closes and new capacities.
+@bare
+def _admit(net, f):  # type: ignore[no-untyped-def]
+    """A new flow begins with what the levels of now leave it."""
+    row, flow, entry = net.row, net.flow, net.entry
+    level = flow[f, CAP] / flow[f, WEIGHT]
+    g = np.int64(net.column_live[net.flow_i[f, COLUMN]])
+    while g >= 0:
+        level = min(level, row[entry[g, E_ROW], LEVEL])
+        g = np.int64(entry[g, L_NEXT])
+    flow[f, LAMBDA] = level
+    _count(net, f)
 
-    Flows ``flow_list[CHANGED, :n[N_CHANGED]]`` may have moved: ``LAMBDA * WEIGHT`` is the new rate, ``RATE``
-    still the old one. The caller takes note, writes the rates and calls ``settle``.
-    """
+
+@bare
+def attempt(net):  # type: ignore[no-untyped-def]
+    """New levels after opens, closes and new capacities; False when only a whole ``component`` will do."""
     n = net.n
     for k in range(n[N_CHANGED]):
         _admit(net, net.flow_list[CHANGED, k])
     for k in range(n[N_DIRTY]):
         net.row_list[R_LIST, k] = net.row_list[DIRTY, k]
     # A change of everything needs no locality.
-    local = n[N_DIRTY] * 4 <= n[N_BUSY]
-    if local:
-        local = _local(net, _PATIENCE * n[N_BUSY] + 256)
-    if not local:
-        _component(net)
+    return n[N_DIRTY] * 4 <= n[N_BUSY] and _local(net, _PATIENCE * n[N_BUSY] + 256)
+
+
+@bare
+def retire(net):  # type: ignore[no-untyped-def]
+    """After new levels: rows that could not bind any more are left alone from now on.
+
+    Flows ``flow_list[CHANGED, :n[N_CHANGED]]`` may have moved: ``LAMBDA * WEIGHT`` is the new rate, ``RATE``
+    still the old one. The caller takes note, writes the rates and calls ``settle``.
+    """
+    n = net.n
+    for k in range(n[N_DIRTY]):
+        r = net.row_list[R_LIST, k]
+        idle = net.row[r, POSSIBLE] <= net.row[r, CAPACITY] * (1.0 + SLACK)
+        if idle and net.row[r, LEVEL] == np.inf and net.row_i[r, LIVE] > 0:
+            _retire(net, r)
     n[N_TOUCHED] += n[N_CHANGED]
 
 
-@_helper
+@bare
 def settle(net):  # type: ignore[no-untyped-def]
     """The changes are known: the next ones belong to the next repair."""
     net.n[N_DIRTY] = 0

@@ -27,7 +27,9 @@ def _change(net, closed, opened, column, weight, cap, rows, capacity):  # type: 
     for j in range(rows.size):
         k.set_capacity(net, rows[j], capacity[j])
     if net.n[k.N_DIRTY] + net.n[k.N_CHANGED] > 0:
-        k.repair(net)
+        if not k.attempt(net):
+            k.component(net)
+        k.retire(net)
     moved = net.n[k.N_CHANGED]
     for j in range(moved):
         f = net.flow_list[k.CHANGED, j]

@@ -20,8 +20,12 @@ from euston.network.transfer import Transfers
 
 __all__ = ["Lowered", "lower"]
 
-_UP = (LinkKind.NIC_UP, LinkKind.TOR_UP)
-_DOWN = (LinkKind.NIC_DOWN, LinkKind.TOR_DOWN)
+_TIERS = (
+    (LinkKind.TOR_UP, LinkKind.TOR_DOWN),
+    (LinkKind.AGG_UP, LinkKind.AGG_DOWN),
+    (LinkKind.SCALE_UP_RISE, LinkKind.SCALE_UP_FALL),
+)
+"""Links up and down that paths of a Clos take in this order and never in the other."""
 
 
 @dataclass(frozen=True)
@@ -178,11 +182,32 @@ def _paths(
     chooses: NDArray[np.bool_],
     seed: int | None,
 ) -> _Paths:
-    """Scale-up paths inside domains, the policy's outside; members that ``chooses`` get all candidates."""
+    """Scale-up paths inside domains, the policy's outside; members that ``chooses`` get all candidates.
+
+    Where others forward over the scale-up network, they may split a bundle late that was used whole before.
+    """
+    given = np.zeros(fabric.bundles, bool) if split is None else split
+    while True:
+        found = _paths_once(transfers, fabric, balancing, now, given, chooses, seed)
+        late = found.split & ~given
+        if not late[found.row[found.row < fabric.bundles]].any():
+            return found
+        given = found.split
+
+
+def _paths_once(
+    transfers: Transfers,
+    fabric: Fabric,
+    balancing: Balancing,
+    now: NDArray[np.float64],
+    divided: NDArray[np.bool_],
+    chooses: NDArray[np.bool_],
+    seed: int | None,
+) -> _Paths:
     alive = None if (now > 0).all() else now > 0
     src, dst, domain = transfers.src, transfers.dst, fabric.domain
     inside = domain[src] == domain[dst]
-    split = np.zeros(fabric.bundles, bool) if split is None else split.copy()
+    split = divided.copy()
     candidates = np.ones(src.size, np.int64)
     parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]] = []
     if inside.any():
@@ -232,25 +257,28 @@ def _paths(
 def _can_bind(fabric: Fabric, row_capacity: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Rows that may be some flow's bottleneck, bool[rows].
 
-    Paths go up and then down. What enters the nodes below an upward row comes from the links under them, so
-    when those links together are no faster than the row, the row is never tighter than they are; likewise
-    for downward rows and the links they empty into.
+    In a Clos paths go up and then down. What leaves a switch by an upward row has entered it over other links
+    than the ones that come down to it, so when all those together are no faster than the row, it is never
+    tighter than they are; likewise for downward rows and what leaves their switches but upwards.
     """
     nodes = int(max(fabric.link_src.max(), fabric.link_dst.max())) + 1
     kind, cap = fabric.kind, fabric.capacity
-    up, down = np.isin(kind, _UP), np.isin(kind, _DOWN)
-    entering = np.bincount(fabric.link_dst[up], weights=cap[up], minlength=nodes)
-    leaving = np.bincount(fabric.link_src[down], weights=cap[down], minlength=nodes)
     can = np.ones(row_capacity.size, bool)
     first = fabric.bundle_start[:-1]
-    for kinds, ends, amount in (
-        ((LinkKind.TOR_UP, LinkKind.AGG_UP), fabric.link_src, entering),
-        ((LinkKind.TOR_DOWN, LinkKind.AGG_DOWN), fabric.link_dst, leaving),
-    ):
-        mine = np.isin(kind, kinds)
-        # Distinct (bundle, node) pairs, so that a node's links count once per bundle.
-        key = np.unique(fabric.bundle[mine].astype(np.int64) * nodes + ends[mine])
-        total = np.bincount(key // nodes, weights=amount[key % nodes], minlength=fabric.bundles)
-        whole = np.isin(kind[first], kinds)
-        can[: fabric.bundles][whole] = total[whole] > row_capacity[: fabric.bundles][whole] * (1 + 1e-12)
+    for up, down in _TIERS:
+        if not (kind == up).any():
+            continue
+        from_below, to_below = kind != down, kind != up
+        entering = np.bincount(fabric.link_dst[from_below], weights=cap[from_below], minlength=nodes)
+        leaving = np.bincount(fabric.link_src[to_below], weights=cap[to_below], minlength=nodes)
+        for mine_kind, ends, amount in (
+            (up, fabric.link_src, entering),
+            (down, fabric.link_dst, leaving),
+        ):
+            mine = kind == mine_kind
+            # Distinct (bundle, node) pairs, so that a node's links count once per bundle.
+            key = np.unique(fabric.bundle[mine].astype(np.int64) * nodes + ends[mine])
+            total = np.bincount(key // nodes, weights=amount[key % nodes], minlength=fabric.bundles)
+            whole = kind[first] == mine_kind
+            can[: fabric.bundles][whole] = total[whole] > row_capacity[: fabric.bundles][whole] * (1 + 1e-12)
     return can

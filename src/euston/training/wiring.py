@@ -135,6 +135,10 @@ def wire(jobs: Sequence[tuple[Parallel, Placement]], site: Site, conditions: Con
             events = _of_classes(events, folding)
         else:
             folding = None
+    if c.contention:
+        implied = columns.implied_rows(capacity)
+        implied[[e.row for e in events]] = False
+        columns = columns.without_rows(implied)
     first_transfer = np.cumsum([0] + [len(r.transfers) for r in found])
     first_owner = np.cumsum([0] + [r.grid.replicas for r in found])
     return Wiring(

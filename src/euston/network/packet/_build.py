@@ -23,6 +23,7 @@ __all__ = ["Plan", "capacities", "grown", "plan", "rates"]
 
 PS = 1e12
 WIDEST_WINDOW = 2**16  # packets between the first unacknowledged and the last sent, at most
+SLOWEST = 1e4  # bytes/s
 MOST_RINGS = 24  # constant delays beyond it go through the heap
 
 
@@ -62,6 +63,19 @@ class Plan:
     rto: float
     seed: int
     choice: PathChoice
+
+
+def check_speed(capacity: NDArray[np.float64]) -> None:
+    """Refuse links so slow that a packet's time in ps overflows.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if capacity.size and capacity.min() < SLOWEST:
+        raise ConfigError(
+            f"packet engine: a link of {capacity.min():.6g} bytes/s; it needs {SLOWEST:,.0f} or more"
+        )
 
 
 def _longest(fabric: Fabric, mtu: int, header: int, paths: Any) -> float:
@@ -156,6 +170,7 @@ def plan(
         For what cannot be run.
     """
     flows.check(fabric)
+    check_speed(fabric.capacity)
     _check_choice(choice)
     table = path_table(fabric, flows.src, flows.dst, choice.entropies, seed, network=settings.network)
     mtu, header = transport.mtu, transport.header
@@ -182,7 +197,9 @@ def plan(
     return Plan(network, lowered, queue, low, high, rto, seed, choice), table
 
 
-def _flow_plan(flows: Flows, table: PathTable, mtu: int, header: int) -> NDArray[np.int64]:
+def _flow_plan(
+    flows: Flows, table: PathTable, capacity: NDArray[np.float64], mtu: int, header: int
+) -> NDArray[np.int64]:
     """The given columns of ``State.flow``, but for the classes."""
     n, payload = len(flows), mtu - header
     made = _aligned((n, y.FLOW_COLUMNS), np.int64)
@@ -196,6 +213,11 @@ def _flow_plan(flows: Flows, table: PathTable, mtu: int, header: int) -> NDArray
     changes = np.concatenate(([0], np.cumsum(first[1:] != first[:-1])))
     same = changes[table.forward] == changes[table.forward + table.forward_n - 1]
     made[:, y.N_FIRST] = np.where(same, first[table.forward], -1)
+    speed = capacity[first[table.forward]]
+    for k in np.flatnonzero(~same).tolist():
+        rows = first[table.forward[k] : table.forward[k] + table.forward_n[k]]
+        speed[k] = capacity[np.unique(rows)].sum()
+    made[:, y.N_SPEED] = np.rint(PS / speed * 2**20)
     made[:, y.N_EARLIEST] = picoseconds(flows.start)
     made[:, y.N_DELAY] = picoseconds(flows.delay)
     capped = np.isfinite(flows.rate_cap)
@@ -216,7 +238,7 @@ def build(
     """The kernels' arrays at time 0, and the delays of the transmission rings."""
     n, mtu, header = len(flows), transport.mtu, transport.header
     links, choice, lowered = fabric.links, made.choice, made.lowered
-    flow = _flow_plan(flows, table, mtu, header)
+    flow = _flow_plan(flows, table, fabric.capacity, mtu, header)
     flow[:, y.N_CLASS], classes = _classes(flows, settings, mtu)
     most = int(flow[:, y.N_PACKETS].max(initial=1))
     reach = max(64.0, min(settings.window * lowered.window / mtu, float(WIDEST_WINDOW)))
@@ -290,7 +312,9 @@ def build(
     fifo = _aligned((links, classes.shape[0], y.FIFO_COLUMNS), np.int32)
     fifo[:, :, :2] = -1
     count = np.zeros(y.COUNTERS, np.int64)
-    count[y.RNG_PATH : y.RNG_SALT + 1] = np.random.SeedSequence(made.seed).generate_state(4, np.uint64).view(np.int64)
+    count[y.RNG_PATH : y.RNG_SALT + 1] = (
+        np.random.SeedSequence(made.seed).generate_state(4, np.uint64).view(np.int64)
+    )
     count[y.G_FREE] = count[y.G_SLOT_FREE] = count[y.G_TOLD] = -1
     state = State(
         packet=np.zeros((0, y.PACKET_COLUMNS), np.int32),
@@ -305,13 +329,13 @@ def build(
         window=np.zeros((0, window), np.int64),
         mark=np.zeros((0, window, 4), np.int32),
         paths=np.zeros((0, choice.entropies + int(config[y.K_RECYCLE])), np.int32),
-        count=count,
+        counter=count,
         series=np.zeros((1024 if config[y.K_SAMPLE] else 1, 1 + len(sampled)), np.int64),
     )
     state.rings[:, y.X_FIRST] = y.INF
     if config[y.K_SAMPLE]:
         state.heap[0] = 0, 0, y.EV_SAMPLE, 0
-        state.count[y.G_HEAP] = state.count[y.G_SEQ] = 1
+        state.counter[y.G_HEAP] = state.counter[y.G_SEQ] = state.counter[y.G_SAMPLING] = 1
     net, state = grown(net, state, y.GROW_SLOTS, 256)
     net, state = grown(net, state, y.GROW_PACKETS, max(4096, _power(links)))
     return net, state, rings
@@ -323,7 +347,7 @@ def _longer(array: NDArray[Any], rows: int) -> NDArray[Any]:
     return made
 
 
-def grown(net: Net, state: State, what: int, least: int = 0) -> tuple[Net, State]:
+def grown(net: Net, state: State, what: int | np.integer[Any], least: int = 0) -> tuple[Net, State]:
     """State with twice the room of one kind (at least ``least``), what is in it kept."""
     if what == y.GROW_HEAP:
         return net, state._replace(heap=_longer(state.heap, 2 * state.heap.shape[0]))
@@ -335,17 +359,17 @@ def grown(net: Net, state: State, what: int, least: int = 0) -> tuple[Net, State
         names = ("slot", "window", "mark", "paths")
         state = state._replace(**{name: _longer(getattr(state, name), new) for name in names})
         state.slot[old:, y.S_AFTER] = np.arange(old + 1, new + 1)
-        state.slot[new - 1, y.S_AFTER] = state.count[y.G_SLOT_FREE]
-        state.count[y.G_SLOT_FREE] = old
-        state.count[y.G_SLOT_FREE_N] += new - old
+        state.slot[new - 1, y.S_AFTER] = state.counter[y.G_SLOT_FREE]
+        state.counter[y.G_SLOT_FREE] = old
+        state.counter[y.G_SLOT_FREE_N] += new - old
         return net, state
     old = state.packet.shape[0]
     new = max(2 * old, least)
     state = state._replace(packet=_longer(state.packet, new), wide=_longer(state.wide, new))
     state.packet[old:, y.P_NEXT] = np.arange(old + 1, new + 1)
-    state.packet[new - 1, y.P_NEXT] = state.count[y.G_FREE]
-    state.count[y.G_FREE] = old
-    state.count[y.G_FREE_N] += new - old
+    state.packet[new - 1, y.P_NEXT] = state.counter[y.G_FREE]
+    state.counter[y.G_FREE] = old
+    state.counter[y.G_FREE_N] += new - old
     # a ring holds at most every packet, or one event per link
     length = _power(max(new, state.link.shape[0]) + 1)
     ring = np.zeros((state.ring.shape[0], length, 2), np.int64)

@@ -6,16 +6,16 @@ A congestion control reads and writes `S_WINDOW` (and `S_PACE` to send on a time
 `transport/` that says which number and parameters it stands for.
 """
 
-from __future__ import annotations
+from __future__ import annotations  # noqa: I001 - the layout's names in rows
+
+import numpy as np
 
 from euston.network.packet import _nscc
 from euston.network.packet._events import inlined
 from euston.network.packet._layout import (
-    K_CONTROL, N_FIRST, N_FORWARD, K_HOPS, L_GAP, S_FLOW, S_BASE_RTT, S_MAX_WINDOW, S_WINDOW,
+    K_CONTROL, N_SPEED, S_BASE_RTT, S_FLOW, S_MAX_WINDOW, S_WINDOW,
 )  # fmt: skip
 from euston.network.transport.base import Control
-
-import numpy as np
 
 FIXED, NSCC = np.array([Control.FIXED, Control.NSCC])
 
@@ -24,20 +24,16 @@ U_RTT, U_WINDOW = np.arange(2, dtype=np.uintp)
 
 
 @inlined
-def _ps_per_byte(net, st, s):  # type: ignore[no-untyped-def]
-    """Of the flow's uplink, or of that of its first path."""
-    flow = st.slot[s, S_FLOW]
-    up = st.flow[flow, N_FIRST]
-    if up < 0:
-        up = np.int64(net.hop[st.flow[flow, N_FORWARD] * net.config[K_HOPS]])
-    return np.float64(st.link[up, L_GAP]) * 2.0**-20
+def _ps_per_byte(st, s):  # type: ignore[no-untyped-def]
+    """Of the flow's uplinks together."""
+    return np.float64(st.flow[st.slot[s, S_FLOW], N_SPEED]) * 2.0**-20
 
 
 @inlined
 def control_start(net, st, s):  # type: ignore[no-untyped-def]
     """A flow begins in slot ``s``: set `S_WINDOW`, `S_MAX_WINDOW`, `S_BASE_RTT` and the own columns."""
     if net.config[K_CONTROL] == NSCC:
-        _nscc.start(net.tuning, st.slot, s, _ps_per_byte(net, st, s))
+        _nscc.start(net.tuning, st.slot, s, _ps_per_byte(st, s))
     else:
         st.slot[s, S_BASE_RTT] = np.int64(net.tuning[U_RTT])
         st.slot[s, S_WINDOW] = np.int64(net.tuning[U_WINDOW])
@@ -56,7 +52,7 @@ def control_rtt(net, st, s, rtt, marked, whole):  # type: ignore[no-untyped-def]
     """A round trip was measured, of a whole packet or of a cut one; the delay it stands for in ps."""
     slot = st.slot
     if net.config[K_CONTROL] == NSCC:
-        _nscc.measured(net.tuning, slot, s, rtt, _ps_per_byte(net, st, s))
+        _nscc.measured(net.tuning, slot, s, rtt, _ps_per_byte(st, s))
         delay = rtt - slot[s, S_BASE_RTT]
         if whole:
             _nscc.averaged(net.tuning, slot, s, delay, marked)

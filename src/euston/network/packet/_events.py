@@ -6,7 +6,7 @@ the least of a few ring heads and the heap's top. At one moment arrivals come be
 lower rings before higher ones and the heap last, in order of pushing: runs are reproducible.
 """
 
-from __future__ import annotations
+from __future__ import annotations  # noqa: I001 - the layout's names in rows
 
 from typing import Any
 
@@ -17,9 +17,9 @@ from euston.network.packet._layout import (
     E_ID, E_TIME, G_HEAP, G_SEQ, H_ID, H_KIND, H_SEQ, H_TIME, INF, K_RING_MASK, X_FIRST, X_IN, X_OUT,
 )  # fmt: skip
 
-# Helpers are called from kernels only: no Python wrappers to compile for them. They make no arrays, so that arrays
-# need no reference counts (a call with them costs several times as much); nothing in them can raise. What every
-# hop of a packet needs is inlined into the event loop.
+# Helpers are called from kernels only: no Python wrappers to compile for them. They make no arrays, so that
+# arrays need no reference counts (a call with them costs several times as much); nothing in them can raise.
+# What every hop of a packet needs is inlined into the event loop.
 _OPTIONS: dict[str, Any] = {
     "cache": True,
     "no_cpython_wrapper": True,
@@ -116,7 +116,7 @@ def heap_drop(heap, count):  # type: ignore[no-untyped-def]
     n = count[G_HEAP] - 1
     count[G_HEAP] = n
     time, seq = heap[n, H_TIME], heap[n, H_SEQ]
-    k = np.int64(0)
+    k = 0
     while True:
         child = 4 * k + 1
         if child >= n:

@@ -1,45 +1,30 @@
 """The event loop: takes the next event, until a time, a message or the end; and the end-of-run checks."""
 
-from __future__ import annotations
+from __future__ import annotations  # noqa: I001 - the layout's names in rows
 
 import numpy as np
 from numba import njit
 
 from euston.network.packet._events import heap_drop, heap_push, helper, inlined, ring_pop
+from euston.network.packet._feedback import after_nack, on_ack, on_nack, on_timeout
+from euston.network.packet._flows import end_flow, start_flow
 from euston.network.packet._layout import (
-    ACK, DATA, DONE_ALL, E_ID, EV_ARRIVE, EV_PACE, EV_PAUSE, EV_RESUME, EV_SAMPLE, EV_SENT, EV_START,
-    EV_TIMEOUT, G_ENDED, G_EVENTS, G_FREE_N, G_HEAP, G_NOW, G_SAMPLES,
-    G_SLOT_FREE_N, G_START, G_TOLD, GROW_HEAP, GROW_PACKETS, GROW_SAMPLES, GROW_SLOTS, H_ID, H_KIND, H_TIME, HOST,
-    INF, K_ARRIVALS, K_CLASSES, K_ORDER, K_ORDER_N, K_RING_MASK,
-    K_RINGS, K_SAMPLE, K_SAMPLED, K_SAMPLED_N, L_BYTES, L_FIRST, L_PAUSED, L_SERVING, L_STATE, N_EARLIEST,
-    NACK, NONE, P_FLOW, P_KIND, P_POS, P_SLOT, Q_HEAD, REACHED, S_FLOW, S_PACE_TIMER, TOLD, X_FIRST, X_IN, X_OUT,
+    ACK, DATA, DEAD, DONE_ALL, E_ID, ENDED, EV_ARRIVE, EV_PACE, EV_PAUSE, EV_SAMPLE, EV_SENT, EV_START,
+    EV_TIMEOUT, G_EVENTS, G_FREE_N, G_HEAP, G_NOW, G_SAMPLES, G_SAMPLING, G_SLOT_FREE_N, G_START, G_TOLD,
+    GROW_HEAP, GROW_PACKETS, GROW_SAMPLES, GROW_SLOTS, H_ID, H_KIND, H_TIME, HOST, INF, K_ARRIVALS,
+    K_CLASSES, K_ORDER, K_ORDER_N, K_RING_MASK, K_RINGS, K_SAMPLE, K_SAMPLED, K_SAMPLED_N, L_BYTES,
+    L_PAUSED, L_SERVING, L_STATE, N_EARLIEST, NACK, NONE, P_FLOW, P_KIND, P_POS, P_SLOT, Q_HEAD, REACHED,
+    S_FLOW, S_PACE_TIMER, TOLD, X_FIRST, X_IN, X_OUT,
 )  # fmt: skip
 from euston.network.packet._prefetch import prefetch
 from euston.network.packet._receiver import on_data
-from euston.network.packet._sender import kick, nic_next, on_ack, on_nack, on_timeout, start_flow
+from euston.network.packet._sender import kick, nic_next
 from euston.network.packet._switch import deliver, drop, enqueue, leave_queue, pop, resume, sent
 
 SPARE_PACKETS = 16  # more than one event can make
 SPARE_EVENTS = 64
 NEAR, MIDDLE, FAR = 4, 8, 12  # events to look ahead: nothing when fewer wait
 ONE = np.int64(1)
-ARRIVE, SENT, START = np.array([EV_ARRIVE, EV_SENT, EV_START])
-
-
-@inlined
-def arrived(net, st, p, now):  # type: ignore[no-untyped-def]
-    """A packet has reached the end of its path."""
-    kind = st.packet[p, P_KIND]
-    if kind == DATA:
-        on_data(net, st, p, now)
-    else:
-        s = np.int64(st.packet[p, P_SLOT])
-        if st.slot[s, S_FLOW] == st.packet[p, P_FLOW]:
-            if kind == ACK:
-                on_ack(net, st, s, p, now)
-            elif kind == NACK:
-                on_nack(net, st, s, p, now)
-    deliver(st.packet, st.count, p)
 
 
 @inlined
@@ -80,54 +65,62 @@ def look_ahead_sent(net, st, r):  # type: ignore[no-untyped-def]
         prefetch(st.packet, st.link[st.ring[r, (at + NEAR) & mask, E_ID], L_SERVING], 0)
 
 
+@inlined
+def pending(net, st):  # type: ignore[no-untyped-def]
+    """Time of the next event in ps, INF when there is none."""
+    best = INF
+    for r in range(net.config[K_RINGS]):
+        best = min(best, st.rings[r, X_FIRST])
+    if st.counter[G_HEAP] > 0:
+        best = min(best, st.heap[0, H_TIME])
+    if st.counter[G_START] < net.config[K_ORDER_N]:
+        flow = net.lists[net.config[K_ORDER] + st.counter[G_START]]
+        best = min(best, st.flow[flow, N_EARLIEST])
+    return best
+
+
+@inlined
+def resume_samples(net, st, time):  # type: ignore[no-untyped-def]
+    """The next sample, if there are samples and none is due."""
+    if net.config[K_SAMPLE] > 0 and st.counter[G_SAMPLING] == 0:
+        st.counter[G_SAMPLING] = 1
+        heap_push(st.heap, st.counter, time + net.config[K_SAMPLE], EV_SAMPLE, NONE)
+
+
 @helper
-def rare(net, st, time, kind, ident):  # type: ignore[no-untyped-def]
-    """An event of the heap; the link that it makes idle, or -1."""
-    if kind == EV_START:
-        start_flow(net, st, ident, time)
-    elif kind == EV_TIMEOUT:
-        on_timeout(net, st, ident, time, time)
-    elif kind == EV_PACE:
-        if st.slot[ident, S_PACE_TIMER] == time:
-            st.slot[ident, S_PACE_TIMER] = INF
-            kick(net, st, ident, time)
-    elif kind == EV_PAUSE or kind == EV_RESUME:
-        at, c = ident // net.config[K_CLASSES], ident % net.config[K_CLASSES]
-        if kind == EV_PAUSE:
-            st.link[at, L_PAUSED] |= ONE << c
-        else:
-            st.link[at, L_PAUSED] &= ~(ONE << c)
-            if st.link[at, L_SERVING] < 0:
-                return at
-    elif kind == EV_SAMPLE:
-        row = st.count[G_SAMPLES]
-        st.series[row, 0] = time
-        for k in range(net.config[K_SAMPLED_N]):
-            st.series[row, k + 1] = st.link[net.lists[net.config[K_SAMPLED] + k], L_BYTES]
-        st.count[G_SAMPLES] = row + 1
-        if st.count[G_ENDED] < st.flow.shape[0]:
-            heap_push(st.heap, st.count, time + net.config[K_SAMPLE], EV_SAMPLE, np.int64(0))
-    return NONE
+def sample(net, st, time):  # type: ignore[no-untyped-def]
+    """Note the queues of the sampled links; again later while flows run."""
+    row = st.counter[G_SAMPLES]
+    st.series[row, 0] = time
+    for k in range(net.config[K_SAMPLED_N]):
+        st.series[row, k + 1] = st.link[net.lists[net.config[K_SAMPLED] + k], L_BYTES]
+    st.counter[G_SAMPLES] = row + 1
+    st.counter[G_SAMPLING] = 0
+    if pending(net, st) < INF:  # nothing else to come: a sample would follow itself for ever
+        resume_samples(net, st, time)
+
+
+@inlined
+def pause(net, st, kind, ident):  # type: ignore[no-untyped-def]
+    """A pause frame stops or resumes one class of a link; the link if it is idle and may send again."""
+    at, c = ident // net.config[K_CLASSES], ident % net.config[K_CLASSES]
+    if kind == EV_PAUSE:
+        st.link[at, L_PAUSED] |= ONE << c
+        return NONE
+    st.link[at, L_PAUSED] &= ~(ONE << c)
+    return at if st.link[at, L_SERVING] < 0 else NONE
 
 
 @njit(cache=True, no_cfunc_wrapper=True, error_model="numpy")
 def next_event(net, st):  # type: ignore[no-untyped-def]
     """Time of the next event in ps, INF when there is none."""
-    best = INF
-    for r in range(net.config[K_RINGS]):
-        best = min(best, st.rings[r, X_FIRST])
-    if st.count[G_HEAP] > 0:
-        best = min(best, st.heap[0, H_TIME])
-    if st.count[G_START] < net.config[K_ORDER_N]:
-        flow = net.lists[net.config[K_ORDER] + st.count[G_START]]
-        best = min(best, st.flow[flow, N_EARLIEST])
-    return best
+    return pending(net, st)
 
 
 @njit(cache=True, no_cfunc_wrapper=True, error_model="numpy")
 def advance(net, st, until):  # type: ignore[no-untyped-def]
     """Run events up to and including ``until`` ps; why it stopped."""
-    count, rings, heap, config = st.count, st.rings, st.heap, net.config
+    count, rings, heap, config = st.counter, st.rings, st.heap, net.config
     last, arrivals = config[K_RINGS], config[K_ARRIVALS]
     hop, packet = net.hop, st.packet
     events = np.int64(0)
@@ -164,33 +157,62 @@ def advance(net, st, until):  # type: ignore[no-untyped-def]
         count[G_NOW] = time
         if which < arrivals:
             look_ahead(net, st, which)
-            kind, ident = ARRIVE, ring_pop(rings, st.ring, config, which)
+            kind, ident = EV_ARRIVE, ring_pop(rings, st.ring, config, which)
         elif which < last:
             look_ahead_sent(net, st, which)
-            kind, ident = SENT, ring_pop(rings, st.ring, config, which)
+            kind, ident = EV_SENT, ring_pop(rings, st.ring, config, which)
         elif which == last:
             kind, ident = heap[0, H_KIND], heap[0, H_ID]
             heap_drop(heap, count)
         else:
-            kind, ident = START, net.lists[config[K_ORDER] + count[G_START]]
+            kind, ident = EV_START, net.lists[config[K_ORDER] + count[G_START]]
             count[G_START] += 1
-        idle = NONE
-        if kind == ARRIVE:
+        idle, wake = NONE, NONE  # link that may send its next packet, slot that may
+        if kind == EV_ARRIVE:
             at = np.int64(hop[packet[ident, P_POS]])
             if at >= 0:
                 enqueue(net, st, at, ident, time)
             else:
-                arrived(net, st, ident, time)
-        elif kind == SENT:
+                what, s = packet[ident, P_KIND], np.int64(packet[ident, P_SLOT])
+                if what == DATA:
+                    on_data(net, st, ident, time)
+                elif st.slot[s, S_FLOW] == packet[ident, P_FLOW]:
+                    if what == ACK:
+                        wake = s
+                        if on_ack(net, st, s, ident, time):
+                            wake = NONE
+                            end_flow(net, st, s, ENDED, time)
+                    elif what == NACK and on_nack(net, st, s, ident, time):
+                        kick(net, st, s, time)
+                        after_nack(net, st, s, ident, time)
+                        wake = s
+                deliver(packet, count, ident)
+        elif kind == EV_SENT:
             sent(net, st, ident, time)
             idle = ident
+        elif kind == EV_START:
+            wake = start_flow(net, st, ident, time)
+        elif kind == EV_TIMEOUT:
+            result = on_timeout(net, st, ident, time, time)
+            if result == 0:
+                wake = ident
+            elif result == 1:
+                end_flow(net, st, ident, DEAD, time)
+        elif kind == EV_PACE:
+            if st.slot[ident, S_PACE_TIMER] == time:
+                st.slot[ident, S_PACE_TIMER] = INF
+                wake = ident
+        elif kind == EV_SAMPLE:
+            sample(net, st, time)
         else:
-            idle = rare(net, st, time, kind, ident)
+            idle = pause(net, st, kind, ident)
         if idle >= 0:
             if st.link[idle, L_STATE] & HOST:
-                nic_next(net, st, idle, time)
+                wake = nic_next(net, st, idle, time)
             else:
                 resume(net, st, idle, time)
+        if wake >= 0:
+            kick(net, st, wake, time)
         if count[G_TOLD] >= 0:
             why = TOLD
             break
@@ -199,17 +221,18 @@ def advance(net, st, until):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, no_cfunc_wrapper=True, error_model="numpy")
-def push_start(st, time, flow):  # type: ignore[no-untyped-def]
+def push_start(net, st, time, flow):  # type: ignore[no-untyped-def]
     """A released flow starts at ``time``."""
-    heap_push(st.heap, st.count, time, EV_START, flow)
+    heap_push(st.heap, st.counter, time, EV_START, flow)
+    resume_samples(net, st, st.counter[G_NOW])
 
 
 @njit(cache=True, no_cfunc_wrapper=True, error_model="numpy")
 def flush(net, st, at, now):  # type: ignore[no-untyped-def]
-    """A link has died: what waits on it is lost (what is being sent is lost when its last bit would leave)."""
+    """A link has died: what waits on it is lost; what is being sent is, when its last bit would leave."""
     for c in range(net.config[K_CLASSES]):
         while st.fifo[at, c, Q_HEAD] >= 0:
             p = pop(st.packet, st.fifo, at, np.int64(c))
             if not st.link[at, L_STATE] & HOST:
                 leave_queue(net, st, at, p, now)
-            drop(st.packet, st.link, st.count, at, p)
+            drop(st.packet, st.link, st.counter, at, p)

@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Columns are unsigned: Numba then omits the test for a negative index. Other numbers are NumPy integers too: plain
-# ones are literal types to Numba, and a function is compiled for each.
+# Columns are unsigned: Numba then omits the test for a negative index. Other numbers are NumPy integers too:
+# plain ones are literal types to Numba, and a function is compiled for each.
 _COLUMN = np.arange(64, dtype=np.uintp)
 
 INF = np.int64(2**62)  # a time that never comes
 NONE = np.int64(-1)
 
-# ---- packets: State.packet int32[P, 16], one cache line each ------------------------------------------------
+# ---- packets: State.packet int32[P, 16], one cache line each -----------------------------------------------
 (
     P_NEXT,  # next packet of the FIFO (or of the free list)
     P_FLOW,
@@ -41,7 +41,7 @@ W_BITS, W_BYTES = _COLUMN[:2]  # ACK: selective bitmap, wire bytes received so f
 DATA, ACK, NACK, NOTIFY, PULL = np.arange(5)  # kinds; all but DATA, and what was trimmed, travel in class 0
 MARKED, TRIMMED, REQUEST, AGAIN, LAST_HOP = 2 ** np.arange(5)  # flags: ECN, cut, wants an ACK, resent, ...
 
-# ---- links: State.link int64[L, 24], three cache lines: what every packet needs, what queues need, the rest ----
+# ---- links: State.link int64[L, 24], cache lines of what every packet needs, what queues need, the rest ----
 (
     L_SERVING,  # packet being sent, -1 when idle
     L_RATE,  # row of Net.rate
@@ -96,7 +96,7 @@ X_FIRST, X_IN, X_OUT = _COLUMN[:3]
 H_TIME, H_SEQ, H_KIND, H_ID = _COLUMN[:4]
 EV_ARRIVE, EV_SENT, EV_START, EV_TIMEOUT, EV_PACE, EV_SAMPLE, EV_PAUSE, EV_RESUME, EV_TIMER = np.arange(9)
 
-# ---- flows: State.flow int64[F, 24] --------------------------------------------------------------------------
+# ---- flows: State.flow int64[F, 24] ------------------------------------------------------------------------
 (
     # given; the first cache line is read for every packet
     N_PACKETS,
@@ -111,6 +111,7 @@ EV_ARRIVE, EV_SENT, EV_START, EV_TIMEOUT, EV_PACE, EV_SAMPLE, EV_PAUSE, EV_RESUM
     N_DELAY,  # ps
     N_GAP,  # ps per byte * 2^20 of the rate cap, 0 without
     N_TELL,  # 1: stop after its end
+    N_SPEED,  # ps per byte * 2^20 of its uplinks together
     # what becomes of it
     F_SLOT,  # -1 while not running
     F_OPEN,  # predecessors that have not ended, + 1 while held
@@ -119,11 +120,11 @@ EV_ARRIVE, EV_SENT, EV_START, EV_TIMEOUT, EV_PACE, EV_SAMPLE, EV_PAUSE, EV_RESUM
     F_END,
     F_AGAIN,  # packets sent again
     F_TIMEOUTS,
-) = _COLUMN[:19]
+) = _COLUMN[:20]
 FLOW_COLUMNS = 24
 WAITING, RUNNING, ENDED, DEAD = np.arange(4)
 
-# ---- slots of running flows: State.slot int64[S, 64] ---------------------------------------------------------
+# ---- slots of running flows: State.slot int64[S, 64] -------------------------------------------------------
 (
     # sender
     S_FLOW,
@@ -136,7 +137,7 @@ WAITING, RUNNING, ENDED, DEAD = np.arange(4)
     S_LOST,  # packets that wait to be sent again
     S_LOST_FROM,  # none of them lies before it
     S_GOT,  # wire bytes that the receiver is known to have
-    S_QUEUED,  # 1 while waiting for the NIC
+    S_QUEUED,  # 1 + the link while waiting for its NIC, 0 otherwise
     S_AFTER,  # next slot that waits for the same NIC
     S_TIMER,  # when the retransmission timer fires, INF when off
     S_TRIES,  # timeouts since the last progress
@@ -160,7 +161,7 @@ WAITING, RUNNING, ENDED, DEAD = np.arange(4)
     S_UNREPORTED,  # wire bytes since the last ACK
     S_ASKED,  # the sender wants an ACK when nothing is missing
 ) = _COLUMN[:31]
-# columns that belong to the congestion control, named in its own file; fractions in units of 2^-30 or the like
+# columns that belong to the congestion control, named in its own file; reals as fixed point
 S_OWN = 32
 SLOT_COLUMNS = 64
 
@@ -170,7 +171,7 @@ UNSENT, FLYING, LOST, DONE = np.arange(4)
 
 # State.paths int32[S, E + R]: penalty of each entropy value, then the ring of good ones
 
-# ---- counters: State.count int64[64] -------------------------------------------------------------------------
+# ---- counters: State.counter int64[64] ------------------------------------------------------------
 (
     G_NOW,
     G_FREE,  # first free packet
@@ -197,14 +198,15 @@ UNSENT, FLYING, LOST, DONE = np.arange(4)
     G_SAMPLES,
     G_DUPLICATES,
     G_PAUSES,
+    G_SAMPLING,  # 1 while a sample is due
     RNG_PATH,  # a stream of random numbers per purpose
     RNG_MARK,
     RNG_TRIM,
     RNG_SALT,  # of the path hash
-) = _COLUMN[:29]
+) = _COLUMN[:30]
 COUNTERS = 64
 
-# ---- settings: Net.config int64[64] --------------------------------------------------------------------------
+# ---- settings: Net.config int64[64] ------------------------------------------------------------------------
 (
     K_MTU,  # wire bytes of a full data packet
     K_HEADER,  # wire bytes of a control packet, also what is left of a trimmed one
@@ -268,5 +270,5 @@ class State(NamedTuple):
     window: np.ndarray  # int64[S, W]
     mark: np.ndarray  # int32[S, W, 4]
     paths: np.ndarray  # int32[S, E + R]
-    count: np.ndarray  # int64[64]
+    counter: np.ndarray  # int64[64]
     series: np.ndarray  # int64[T, 1 + sampled] time and queues

@@ -1,10 +1,10 @@
 """NSCC, the sender-based congestion control of Ultra Ethernet: a window from delay, ECN and trimming.
 
-Rules and constants as in uet-htsim @40ccb05 (`uec.cpp`: updateCwndOnAck_NSCC, quick_adapt, fulfill_adjustment,
-update_delay; `initNsccParams` for the constants, which `transport.nscc` computes). An unmarked ACK raises a
-pending increase, in proportion to how far the delay is below its target; a marked one with a long delay
-shrinks the window once per round trip; a cut packet takes its own bytes off; and once per round trip a window
-far above what arrived is set to what arrived ("quick adapt").
+Rules and constants as in uet-htsim @40ccb05 (`uec.cpp`: updateCwndOnAck_NSCC, quick_adapt,
+fulfill_adjustment, update_delay; `initNsccParams` for the constants, which `transport.nscc` computes). An
+unmarked ACK raises a pending increase, in proportion to how far the delay is below its target; a marked one
+with a long delay shrinks the window once per round trip; a cut packet takes its own bytes off; and once per
+round trip a window far above what arrived is set to what arrived ("quick adapt").
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def start(tuning, slot, s, ps_per_byte):  # type: ignore[no-untyped-def]
     product = np.int64(tuning[U_RTT] / ps_per_byte)
     slot[s, S_MAX_WINDOW] = np.int64(tuning[U_WINDOW_FACTOR] * product)
     given = np.int64(tuning[U_START])
-    slot[s, S_WINDOW] = given if given > 0 else slot[s, S_MAX_WINDOW]
+    slot[s, S_WINDOW] = max(np.int64(tuning[U_MIN]), given if given > 0 else slot[s, S_MAX_WINDOW])
 
 
 @helper
@@ -79,7 +79,7 @@ def measured(tuning, slot, s, rtt, ps_per_byte):  # type: ignore[no-untyped-def]
 
 @helper
 def averaged(tuning, slot, s, delay, marked):  # type: ignore[no-untyped-def]
-    """The mean delay follows a sample; a long one without a mark is another flow's and counts a quarter RTT."""
+    """The mean delay follows a sample; a long one without a mark counts as a quarter of the round trip."""
     gain, mean = tuning[U_DELAY_GAIN], np.float64(slot[s, MEAN_DELAY])
     sample = np.float64(delay)
     if not marked and delay > tuning[U_TARGET]:

@@ -78,7 +78,7 @@ def path_table(
     pairs, which = np.unique(np.concatenate((there, back)), return_inverse=True)
     s, d = (pairs // ends).astype(np.int32), (pairs % ends).astype(np.int32)
 
-    def route(rows: NDArray[np.int64], choice: NDArray[np.uint64] | int) -> NDArray[np.int32]:
+    def route(rows: NDArray[np.int64], choice: int) -> NDArray[np.int32]:
         return fabric.route(s[rows], d[rows], choice, network=network, alive=alive)
 
     # all paths of the pairs that have no more than there are entropy values
@@ -126,9 +126,9 @@ def path_table(
         base = links.shape[0]
         parts = [links]
         for way, (a, b) in enumerate(((src, dst), (dst, src))):
-            choice = _mix(_mix((flow << np.uint64(20)) ^ value ^ salt) + np.uint64(way))
+            hashes = _mix(_mix((flow << np.uint64(20)) ^ value ^ salt) + np.uint64(way))
             a_rows, b_rows = np.repeat(a[single], entropies), np.repeat(b[single], entropies)
-            parts.append(fabric.route(a_rows, b_rows, choice, network=network, alive=alive))
+            parts.append(fabric.route(a_rows, b_rows, hashes, network=network, alive=alive))
         links = np.concatenate(parts)
         at = base + np.arange(single.size, dtype=np.int64) * entropies
         forward[single], forward_n[single] = at, entropies

@@ -10,17 +10,17 @@ passing over those with a penalty. MIXED: recycled good EVs first, else BITMAP. 
 rules are those of `uec_mp.cpp` and `buffer_reps.cpp` in uet-htsim @40ccb05.
 """
 
-from __future__ import annotations
+from __future__ import annotations  # noqa: I001 - the layout's names in rows
 
 import numpy as np
 
+from euston.network.balancing.base import PathMode
 from euston.network.packet._events import below, helper, inlined, mix
 from euston.network.packet._layout import (
     K_ENTROPIES, K_GAP, K_HOPS, K_MODE, K_RECYCLE, L_BYTES, N_BACK, N_BACK_N, N_FORWARD, N_FORWARD_N,
-    N_PACKETS, RNG_PATH, RNG_SALT, S_EV, S_EXPLORE, S_FLOW, S_FROZEN, S_LAST_SENT, S_MIX, S_NEXT, S_RECYCLED,
-    S_RECYCLED_AT,
+    N_PACKETS, RNG_PATH, RNG_SALT, S_EV, S_EXPLORE, S_FLOW, S_FROZEN, S_LAST_SENT, S_MIX, S_NEXT,
+    S_RECYCLED, S_RECYCLED_AT,
 )  # fmt: skip
-from euston.network.balancing.base import PathMode
 
 ECMP, OBLIVIOUS, ROUND_ROBIN, FLOWLET, ADAPTIVE, REPS, BITMAP, MIXED = np.array(list(PathMode))
 
@@ -46,7 +46,7 @@ def path(net, st, flow, ev, back):  # type: ignore[no-untyped-def]
     if n == 1:
         row = np.int64(0)
     elif n > 0:
-        key = (np.uint64(flow) << S20) ^ np.uint64(ev) ^ np.uint64(st.count[RNG_SALT])
+        key = (np.uint64(flow) << S20) ^ np.uint64(ev) ^ np.uint64(st.counter[RNG_SALT])
         if back:
             key ^= BACKWARD
         row = np.int64(mix(key) % np.uint64(n))
@@ -60,7 +60,7 @@ def begin(net, st, s):  # type: ignore[no-untyped-def]
     for ev in range(n):
         st.paths[s, ev] = 0
     slot[s, S_EV] = 0
-    slot[s, S_MIX] = below(st.count, RNG_PATH, n)
+    slot[s, S_MIX] = below(st.counter, RNG_PATH, n)
     slot[s, S_RECYCLED] = 0
     slot[s, S_RECYCLED_AT] = 0
     slot[s, S_FROZEN] = 0
@@ -128,7 +128,7 @@ def _reps(config, slot, paths, count, s):  # type: ignore[no-untyped-def]
 def _adaptive(net, st, s):  # type: ignore[no-untyped-def]
     """The better of two random values: the one with less data waiting behind the first switch."""
     n, flow = net.config[K_ENTROPIES], st.slot[s, S_FLOW]
-    a, b = below(st.count, RNG_PATH, n), below(st.count, RNG_PATH, n)
+    a, b = below(st.counter, RNG_PATH, n), below(st.counter, RNG_PATH, n)
     to_a, to_b = net.hop[path(net, st, flow, a, THERE) + 1], net.hop[path(net, st, flow, b, THERE) + 1]
     if to_a < 0 or to_b < 0:
         return a
@@ -139,7 +139,7 @@ def _adaptive(net, st, s):  # type: ignore[no-untyped-def]
 def _other(config, slot, paths, count, packets, s, now):  # type: ignore[no-untyped-def]
     """The next value in the modes that look at nothing but the slot."""
     n, mode = config[K_ENTROPIES], config[K_MODE]
-    if mode == MIXED or mode == BITMAP:
+    if mode in (MIXED, BITMAP):
         return _bitmap(config, slot, paths, count, s)
     if mode == OBLIVIOUS:
         ev = _current(config, slot, s)
@@ -171,14 +171,14 @@ def choose(net, st, s, now):  # type: ignore[no-untyped-def]
     if mode == ADAPTIVE:
         return _adaptive(net, st, s)
     packets = st.flow[slot[s, S_FLOW], N_PACKETS]
-    return _other(net.config, slot, st.paths, st.count, packets, s, now)
+    return _other(net.config, slot, st.paths, st.counter, packets, s, now)
 
 
 @helper
 def learn(config, slot, paths, s, ev, what, now):  # type: ignore[no-untyped-def]
     """What became of a packet with entropy value ``ev``."""
     mode, n = config[K_MODE], config[K_ENTROPIES]
-    if mode == MIXED or mode == BITMAP:
+    if mode in (MIXED, BITMAP):
         if what != GOOD:
             paths[s, ev] = min(MOST, np.int64(paths[s, ev]) + PENALTY[what])
         elif mode == MIXED:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import config, types
 from numba.core import cgutils
@@ -18,12 +17,12 @@ __all__ = ["prefetch"]
 
 if config.DISABLE_JIT:
 
-    def prefetch(array: np.ndarray[Any, Any], row: int, offset: int) -> None:
+    def prefetch(array: Any, row: Any, offset: int) -> None:
         """Nothing: Python has no such hint."""
 
 else:
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def prefetch(typingctx, array, row, offset):  # type: ignore[no-untyped-def]
         """Begin to load the cache line ``offset`` bytes into a row."""
 
@@ -31,7 +30,10 @@ else:
             view = context.make_array(signature.args[0])(context, builder, arguments[0])
             stride = cgutils.unpack_tuple(builder, view.strides)[0]
             byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-            at = builder.gep(builder.bitcast(view.data, byte), [builder.add(builder.mul(stride, arguments[1]), arguments[2])])
+            at = builder.gep(
+                builder.bitcast(view.data, byte),
+                [builder.add(builder.mul(stride, arguments[1]), arguments[2])],
+            )
             kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
             hint = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
             builder.call(hint, [at, word(0), word(3), word(1)])  # to read, keep, data

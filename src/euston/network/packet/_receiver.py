@@ -6,15 +6,14 @@ so far. A cut packet is answered by a NACK. Both travel in class 0 by the path t
 value hashes to on the way back (`UecSink` of uet-htsim @40ccb05).
 """
 
-from __future__ import annotations
+from __future__ import annotations  # noqa: I001 - the layout's names in rows
 
 import numpy as np
 
 from euston.network.packet._events import inlined
 from euston.network.packet._layout import (
-    ACK, AGAIN, G_ACKS, G_DUPLICATES, G_NACKS, K_ACK_BYTES, K_HEADER, K_WINDOW, L_SERVING, LAST_HOP,
-    M_HERE, MARKED, NACK, P_CLASS, P_CUM, P_EV, P_FLAGS, P_FLOW, P_KIND, P_POS, P_REF, P_SEQ, P_SIZE,
-    P_SLOT,
+    ACK, AGAIN, G_ACKS, G_DUPLICATES, G_NACKS, K_ACK_BYTES, K_HEADER, K_WINDOW, L_SERVING, LAST_HOP, M_HERE,
+    MARKED, NACK, P_CLASS, P_CUM, P_EV, P_FLAGS, P_FLOW, P_KIND, P_POS, P_REF, P_SEQ, P_SIZE, P_SLOT,
     REQUEST, S_ASKED, S_BEYOND, S_EXPECTED, S_FLOW, S_HIGHEST, S_RECEIVED, S_UNREPORTED, TRIMMED, W_BITS,
     W_BYTES,
 )  # fmt: skip
@@ -28,7 +27,7 @@ ONE = np.int64(1)
 def answer(net, st, p, kind, flags, now):  # type: ignore[no-untyped-def]
     """Send a control packet back to the source of data packet ``p``; its number."""
     packet = st.packet
-    a = take_packet(packet, st.count)
+    a = take_packet(packet, st.counter)
     flow, ev = packet[p, P_FLOW], packet[p, P_EV]
     pos = path(net, st, np.int64(flow), np.int64(ev), BACK)
     packet[a, P_FLOW] = flow
@@ -91,11 +90,11 @@ def on_data(net, st, p, now):  # type: ignore[no-untyped-def]
     flags, seq = np.int64(packet[p, P_FLAGS]), np.int64(packet[p, P_SEQ])
     s = np.int64(packet[p, P_SLOT])
     if slot[s, S_FLOW] != packet[p, P_FLOW]:  # a late copy for a flow that has ended
-        st.count[G_DUPLICATES] += 1
+        st.counter[G_DUPLICATES] += 1
         return
     known = seq < slot[s, S_EXPECTED] or st.mark[s, seq & mask, M_HERE] == 1
     if flags & TRIMMED and not known:
-        st.count[G_NACKS] += 1
+        st.counter[G_NACKS] += 1
         answer(net, st, p, NACK, flags & (LAST_HOP | MARKED), now)
         return
     first = False  # whether the bitmap begins at this packet
@@ -103,7 +102,7 @@ def on_data(net, st, p, now):  # type: ignore[no-untyped-def]
         flags &= ~MARKED
     elif known:
         slot[s, S_HIGHEST] = max(seq, slot[s, S_HIGHEST])
-        st.count[G_DUPLICATES] += 1
+        st.counter[G_DUPLICATES] += 1
         first = flags & MARKED != 0
     else:
         slot[s, S_HIGHEST] = max(seq, slot[s, S_HIGHEST])
@@ -114,7 +113,7 @@ def on_data(net, st, p, now):  # type: ignore[no-untyped-def]
         slot[s, S_UNREPORTED] = 0
     ref = seq if first else max(seq - 63, slot[s, S_EXPECTED] + 1)
     bits = _bits(st.mark, slot, s, ref, mask)
-    st.count[G_ACKS] += 1
+    st.counter[G_ACKS] += 1
     a = answer(net, st, p, ACK, flags & (AGAIN | MARKED), now)
     packet[a, P_CUM] = slot[s, S_EXPECTED]
     packet[a, P_REF] = ref

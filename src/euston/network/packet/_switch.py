@@ -7,18 +7,19 @@ is left behind (RED without averaging). A full queue cuts the arriving packet to
 one at its tail, so that no flow is always the victim (Handley et al. 2017, NDP).
 """
 
-from __future__ import annotations
+from __future__ import annotations  # noqa: I001 - the layout's names in rows
 
 import numpy as np
 
 from euston.network.packet._events import draw, heap_push, helper, inlined, ring_push, uniform
 from euston.network.packet._layout import (
     C_LEVEL, C_QUANTUM, DOWN, EV_ARRIVE, EV_PAUSE, EV_RESUME, EV_SENT, G_DELIVERED, G_DROPPED, G_FREE,
-    G_FREE_N, G_MADE, G_MARKED, G_PAUSES, G_TRIMMED, HOST, K_ALPHA, K_CLASSES, K_CLASS_ROW, K_CONTROL_LIMIT, K_HEADER,
-    K_MTU, K_SHARED, K_TRIM, K_XOFF, K_XON, L_AREA, L_BACK, L_BYTES, L_DROPS, L_GAP, L_HIGH, L_LATENCY, L_LIMIT, L_LOW, L_MARKS,
-    L_MOST, L_OWNER, L_PAUSED, L_RATE, L_SENT, L_SERVING, L_SINCE, L_STATE, L_TRIMS, L_TURN, L_USED, L_WAY, LAST_HOP, MARKED,
-    NONE, P_CLASS, P_FLAGS, P_NEXT, P_POS, P_SIZE, PACKET_COLUMNS, Q_BYTES, Q_DEFICIT, Q_HEAD, Q_HELD, Q_TAIL,
-    RNG_MARK, RNG_TRIM, T_CTRL, T_CTRL_RING, T_DATA, T_DATA_RING, TRIMMED,
+    G_FREE_N, G_MADE, G_MARKED, G_PAUSES, G_TRIMMED, HOST, K_ALPHA, K_CLASS_ROW, K_CLASSES, K_CONTROL_LIMIT,
+    K_HEADER, K_MTU, K_SHARED, K_TRIM, K_XOFF, K_XON, L_AREA, L_BACK, L_BYTES, L_DROPS, L_GAP, L_HIGH,
+    L_LATENCY, L_LIMIT, L_LOW, L_MARKS, L_MOST, L_OWNER, L_PAUSED, L_RATE, L_SENT, L_SERVING, L_SINCE,
+    L_STATE, L_TRIMS, L_TURN, L_USED, L_WAY, LAST_HOP, MARKED, NONE, P_CLASS, P_FLAGS, P_NEXT, P_POS,
+    P_SIZE, PACKET_COLUMNS, Q_BYTES, Q_DEFICIT, Q_HEAD, Q_HELD, Q_TAIL, RNG_MARK, RNG_TRIM, T_CTRL,
+    T_CTRL_RING, T_DATA, T_DATA_RING, TRIMMED,
 )  # fmt: skip
 
 HALF = np.uint64(2**63)
@@ -74,7 +75,7 @@ def transmit(net, st, at, p, now):  # type: ignore[no-untyped-def]
     if ring >= 0:
         ring_push(st.rings, st.ring, net.config, ring, time, at)
     else:
-        heap_push(st.heap, st.count, time, EV_SENT, at)
+        heap_push(st.heap, st.counter, time, EV_SENT, at)
 
 
 @inlined
@@ -118,19 +119,20 @@ def next_class(net, st, at):  # type: ignore[no-untyped-def]
             level = min(level, net.rate[row + c, C_LEVEL])
     if level == 2**31:
         return NONE
-    c = st.link[at, L_TURN]
+    turn = np.int64(st.link[at, L_TURN])
     while True:
-        if net.rate[row + c, C_LEVEL] == level and not (paused >> c) & 1:
-            head = st.fifo[at, c, Q_HEAD]
+        if net.rate[row + turn, C_LEVEL] == level and not (paused >> turn) & 1:
+            head = st.fifo[at, turn, Q_HEAD]
             if head < 0:
-                st.fifo[at, c, Q_DEFICIT] = 0
-            elif st.packet[head, P_SIZE] <= st.fifo[at, c, Q_DEFICIT]:
-                st.fifo[at, c, Q_DEFICIT] -= st.packet[head, P_SIZE]
-                st.link[at, L_TURN] = c
-                return np.int64(c)
-        c = c + 1 if c + 1 < classes else ONE
-        if net.rate[row + c, C_LEVEL] == level and st.fifo[at, c, Q_HEAD] >= 0 and not (paused >> c) & 1:
-            st.fifo[at, c, Q_DEFICIT] += net.rate[row + c, C_QUANTUM]
+                st.fifo[at, turn, Q_DEFICIT] = 0
+            elif st.packet[head, P_SIZE] <= st.fifo[at, turn, Q_DEFICIT]:
+                st.fifo[at, turn, Q_DEFICIT] -= st.packet[head, P_SIZE]
+                st.link[at, L_TURN] = turn
+                return turn
+        turn = turn + ONE if turn + 1 < classes else ONE
+        waits = st.fifo[at, turn, Q_HEAD] >= 0 and not (paused >> turn) & 1
+        if waits and net.rate[row + turn, C_LEVEL] == level:
+            st.fifo[at, turn, Q_DEFICIT] += net.rate[row + turn, C_QUANTUM]
 
 
 @inlined
@@ -157,9 +159,9 @@ def _hold(net, st, at, p, c, size, now):  # type: ignore[no-untyped-def]
         st.fifo[came, c, Q_HELD] = held + size
     else:
         st.fifo[came, c, Q_HELD] = -1 - held - size
-        st.count[G_PAUSES] += 1
+        st.counter[G_PAUSES] += 1
         delay = st.link[st.link[came, L_BACK], L_LATENCY]
-        heap_push(st.heap, st.count, now + delay, EV_PAUSE, came * net.config[K_CLASSES] + c)
+        heap_push(st.heap, st.counter, now + delay, EV_PAUSE, came * net.config[K_CLASSES] + c)
 
 
 @helper
@@ -179,7 +181,7 @@ def _let_go(net, st, p, c, size, now):  # type: ignore[no-untyped-def]
     else:
         st.fifo[came, c, Q_HELD] = -1 - held - size
         delay = st.link[st.link[came, L_BACK], L_LATENCY]
-        heap_push(st.heap, st.count, now + delay, EV_RESUME, came * net.config[K_CLASSES] + c)
+        heap_push(st.heap, st.counter, now + delay, EV_RESUME, came * net.config[K_CLASSES] + c)
 
 
 @inlined
@@ -198,20 +200,20 @@ def grew(st, at, size, now):  # type: ignore[no-untyped-def]
 def _refuse(net, st, at, p):  # type: ignore[no-untyped-def]
     """A data packet finds its queue full: the header to send instead, or -1 when all of it is lost."""
     if net.config[K_TRIM] == 0:
-        drop(st.packet, st.link, st.count, at, p)
+        drop(st.packet, st.link, st.counter, at, p)
         return NONE
     c = st.packet[p, P_CLASS]
     tail = st.fifo[at, c, Q_TAIL]
-    if st.fifo[at, c, Q_HEAD] >= 0 and draw(st.count, RNG_TRIM) < HALF:
-        if st.packet[tail, P_SIZE] == st.packet[p, P_SIZE]:
-            _swap(st.packet, p, tail)
+    at_tail = st.fifo[at, c, Q_HEAD] >= 0 and draw(st.counter, RNG_TRIM) < HALF
+    if at_tail and st.packet[tail, P_SIZE] == st.packet[p, P_SIZE]:
+        _swap(st.packet, p, tail)
     st.packet[p, P_SIZE] = net.config[K_HEADER]
     st.packet[p, P_CLASS] = 0
     st.packet[p, P_FLAGS] |= TRIMMED
     if net.hop[st.packet[p, P_POS] + 1] < 0:
         st.packet[p, P_FLAGS] |= LAST_HOP
     st.link[at, L_TRIMS] += 1
-    st.count[G_TRIMMED] += 1
+    st.counter[G_TRIMMED] += 1
     return p
 
 
@@ -219,7 +221,7 @@ def _refuse(net, st, at, p):  # type: ignore[no-untyped-def]
 def enqueue(net, st, at, p, now):  # type: ignore[no-untyped-def]
     """A packet arrives at a switch's output link."""
     if st.link[at, L_STATE] & DOWN:
-        drop(st.packet, st.link, st.count, at, p)
+        drop(st.packet, st.link, st.counter, at, p)
         return
     c, size = st.packet[p, P_CLASS], np.int64(st.packet[p, P_SIZE])
     if c > 0:
@@ -240,7 +242,7 @@ def enqueue(net, st, at, p, now):  # type: ignore[no-untyped-def]
             if net.config[K_XOFF] > 0:
                 _hold(net, st, at, p, c, size, now)
     if c == 0 and st.fifo[at, 0, Q_BYTES] + size > net.config[K_CONTROL_LIMIT]:
-        drop(st.packet, st.link, st.count, at, p)
+        drop(st.packet, st.link, st.counter, at, p)
         return
     st.fifo[at, c, Q_BYTES] += size
     if st.link[at, L_SERVING] < 0 and not (st.link[at, L_PAUSED] >> c) & 1:
@@ -278,16 +280,16 @@ def sent(net, st, at, now):  # type: ignore[no-untyped-def]
             low = link[at, L_LOW]
             if left > low:
                 high = link[at, L_HIGH]
-                if left > high or uniform(st.count, RNG_MARK) * (high - low) < left - low:
+                if left > high or uniform(st.counter, RNG_MARK) * (high - low) < left - low:
                     st.packet[p, P_FLAGS] |= MARKED
                     link[at, L_MARKS] += 1
-                    st.count[G_MARKED] += 1
+                    st.counter[G_MARKED] += 1
     if state & DOWN:
-        drop(st.packet, link, st.count, at, p)
+        drop(st.packet, link, st.counter, at, p)
         return
     st.packet[p, P_POS] += 1
     way = link[at, L_WAY]
     if way >= 0:
         ring_push(st.rings, st.ring, net.config, way, now + link[at, L_LATENCY], p)
     else:
-        heap_push(st.heap, st.count, now + link[at, L_LATENCY], EV_ARRIVE, p)
+        heap_push(st.heap, st.counter, now + link[at, L_LATENCY], EV_ARRIVE, p)

@@ -25,6 +25,7 @@ from euston.network.transport.nscc import Nscc
 __all__ = ["PacketEngine", "run_packets"]
 
 PS = 1e12
+MIXED_64 = PathChoice(PathMode.MIXED, 64)  # what uet-htsim's htsim_uec does without options
 
 
 def _path_choice(balancing: Any) -> PathChoice:
@@ -68,7 +69,7 @@ class PacketEngine:
         fabric: Fabric,
         *,
         transport: Transport | None = None,
-        balancing: Any = PathChoice(PathMode.MIXED, 64),
+        balancing: Any = MIXED_64,
         settings: PacketSettings | None = None,
         seed: int = 0,
         faults: Sequence[Fault] = (),
@@ -109,7 +110,7 @@ class PacketEngine:
     @property
     def now(self) -> float:
         """Seconds of the last event."""
-        return float(self._state.count[y.G_NOW]) / PS
+        return float(self._state.counter[y.G_NOW]) / PS
 
     def next_time(self) -> float:
         """Seconds of the next event, inf when there is none."""
@@ -120,7 +121,7 @@ class PacketEngine:
         return time
 
     def _running(self) -> bool:
-        return bool(self._state.count[y.G_ENDED] < len(self.flows))
+        return bool(self._state.counter[y.G_ENDED] < len(self.flows))
 
     def release(self, flows: ArrayLike, time: float | None = None) -> None:
         """Held flows need to be held no longer, from ``time`` seconds on (now when left out)."""
@@ -133,9 +134,9 @@ class PacketEngine:
             row[y.F_OPEN] -= 1
             if row[y.F_OPEN] == 0:
                 start = max(row[y.N_EARLIEST], round(when * PS))
-                if self._state.count[y.G_HEAP] + 2 > self._state.heap.shape[0]:
+                if self._state.counter[y.G_HEAP] + 2 > self._state.heap.shape[0]:
                     self._net, self._state = _build.grown(self._net, self._state, y.GROW_HEAP)
-                _kernel.push_start(self._state, start, f)
+                _kernel.push_start(self._net, self._state, start, f)
 
     def advance(self, until: float = float("inf")) -> NDArray[np.int32]:
         """Run to ``until`` seconds or right after the end of a flow that notifies; such flows, int32[...]."""
@@ -146,12 +147,14 @@ class PacketEngine:
                 if self._faults and self._running():
                     stop = min(stop, self._faults[0][0])
                 limit = y.INF - 1 if stop == float("inf") else np.int64(np.floor(stop * PS + 0.5))
+                if stop < until:  # a fault comes before what else happens then
+                    limit -= 1
                 why = int(_kernel.advance(self._net, self._state, limit))
                 if why in (y.GROW_PACKETS, y.GROW_SLOTS, y.GROW_HEAP, y.GROW_SAMPLES):
                     self._net, self._state = _build.grown(self._net, self._state, why)
                 elif why == y.TOLD:
-                    flow = int(self._state.count[y.G_TOLD])
-                    self._state.count[y.G_TOLD] = -1
+                    flow = int(self._state.counter[y.G_TOLD])
+                    self._state.counter[y.G_TOLD] = -1
                     return np.array([flow], np.int32)
                 elif stop < until:
                     self._apply(self._faults.pop(0))
@@ -166,11 +169,12 @@ class PacketEngine:
         """Change links, or, later, the routes around those that are dead."""
         time, routes, links, factor = fault
         now = round(time * PS)
-        self._state.count[y.G_NOW] = max(now, int(self._state.count[y.G_NOW]))
+        self._state.counter[y.G_NOW] = max(now, int(self._state.counter[y.G_NOW]))
         if routes:
             self._reroute()
             return
         self._capacity[links] = self.fabric.capacity[links] * factor
+        _build.check_speed(self._capacity[self._capacity > 0])
         state, net = self._state, self._net
         alive = self._capacity > 0
         present = np.where(alive, self._capacity, self.fabric.capacity)
@@ -229,7 +233,7 @@ class PacketEngine:
         SimulationError
             When packets were lost or doubled by the engine itself.
         """
-        count = self._state.count
+        count = self._state.counter
         held = self._state.packet.shape[0] - int(count[y.G_FREE_N])
         made = int(count[y.G_MADE])
         if made != int(count[y.G_DELIVERED]) + int(count[y.G_DROPPED]) + held:
@@ -246,7 +250,7 @@ class PacketEngine:
         and, when sampled, ``series`` (time in s, queue bytes of each sampled link).
         """
         self.in_flight()
-        state, count = self._state, self._state.count
+        state, count = self._state, self._state.counter
 
         def seconds(column: np.uintp) -> NDArray[np.float64]:
             ps = state.flow[:, column]
@@ -289,7 +293,7 @@ class PacketEngine:
         )
 
     def _tables(self) -> dict[str, pl.DataFrame]:
-        state, now = self._state, int(self._state.count[y.G_NOW])
+        state, now = self._state, int(self._state.counter[y.G_NOW])
         used = np.flatnonzero(state.link[:, y.L_SENT] > 0)
         link = state.link[used]
         area = link[:, y.L_AREA] * 1024.0 + link[:, y.L_BYTES] * (now - link[:, y.L_SINCE]).astype(np.float64)
@@ -316,7 +320,7 @@ class PacketEngine:
         }
         sampled = int(self._net.config[y.K_SAMPLED_N])
         if sampled:
-            rows = state.series[: int(state.count[y.G_SAMPLES])]
+            rows = state.series[: int(state.counter[y.G_SAMPLES])]
             at = int(self._net.config[y.K_SAMPLED])
             names = [self.fabric.link_name(int(k)) for k in self._net.lists[at : at + sampled]]
             columns = {name: rows[:, k + 1] for k, name in enumerate(names)}
@@ -329,7 +333,7 @@ def run_packets(
     fabric: Fabric,
     *,
     transport: Transport | None = None,
-    balancing: Any = PathChoice(PathMode.MIXED, 64),
+    balancing: Any = MIXED_64,
     settings: PacketSettings | None = None,
     seed: int = 0,
     faults: Sequence[Fault] = (),
@@ -342,8 +346,8 @@ def run_packets(
     Raises
     ------
     SimulationError
-        When flows never end: no answer after many timeouts (a partition, a deadlock of pauses), with the names
-        of the first.
+        When flows never end: no answer after many timeouts (a partition, a deadlock of pauses), with the
+        first of them.
     ConfigError, RouteError, FabricError
         For input that cannot be run.
     """
@@ -359,6 +363,7 @@ def run_packets(
             for k in stuck[:5].tolist()
         )
         raise SimulationError(
-            f"{stuck.size} of {len(flows)} flows never end: flow {named}; a link is dead or a pause never ends"
+            f"{stuck.size} of {len(flows)} flows never end: flow {named}; a link is dead or a "
+            "pause never ends"
         )
     return result

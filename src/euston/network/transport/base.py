@@ -13,7 +13,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Control", "Lowered", "Network", "Transport"]
+from euston.errors import ConfigError
+
+__all__ = ["Control", "Lowered", "Network", "Transport", "check_packet"]
 
 
 class Control(IntEnum):
@@ -67,6 +69,22 @@ class Lowered:
     tuning: NDArray[np.float64]
     window: float
     ack_bytes: int
+
+
+def check_packet(mtu: int, header: int, ack_bytes: int) -> None:
+    """Refuse packets without payload and receivers that never answer.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if not 0 < header < mtu < 2**16:
+        raise ConfigError(
+            f"`policies.transport.mtu`: {mtu} bytes with a header of {header}; a packet needs payload and at "
+            "most 65,535 bytes"
+        )
+    if ack_bytes < 1:
+        raise ConfigError(f"`policies.transport.ack_bytes`: {ack_bytes}; at least 1 is needed")
 
 
 class Transport(Protocol):

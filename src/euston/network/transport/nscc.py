@@ -12,7 +12,7 @@ import numpy as np
 
 from euston import units
 from euston.errors import ConfigError
-from euston.network.transport.base import Control, Lowered, Network
+from euston.network.transport.base import Control, Lowered, Network, check_packet
 
 __all__ = ["Nscc"]
 
@@ -56,13 +56,7 @@ class Nscc:
     name: str = "nscc"
 
     def __post_init__(self) -> None:
-        if not 0 < self.header < self.mtu < 2**16:
-            raise ConfigError(
-                f"`policies.transport.mtu`: {self.mtu} bytes with a header of {self.header}; "
-                "a packet needs payload and at most 65,535 bytes"
-            )
-        if self.ack_bytes < 1:
-            raise ConfigError(f"`policies.transport.ack_bytes`: {self.ack_bytes}; at least 1 is needed")
+        check_packet(self.mtu, self.header, self.ack_bytes)
         if not 0 < self.window_factor < 1000:
             raise ConfigError(f"`policies.transport.window_factor`: {self.window_factor}; 1.5 is usual")
         if not 0 <= self.start_window < 2**20:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from euston.errors import ConfigError
-from euston.network.transport.base import Control, Lowered, Network
+from euston.network.transport.base import Control, Lowered, Network, check_packet
 
 __all__ = ["Windowed"]
 
@@ -33,15 +33,9 @@ class Windowed:
     name: str = "windowed"
 
     def __post_init__(self) -> None:
-        if not 0 < self.header < self.mtu < 2**16:
-            raise ConfigError(
-                f"`policies.transport.mtu`: {self.mtu} bytes with a header of {self.header}; "
-                "a packet needs payload and at most 65,535 bytes"
-            )
+        check_packet(self.mtu, self.header, self.ack_bytes)
         if self.window is not None and not 1 <= self.window < 2**31:
             raise ConfigError(f"`policies.transport.window`: {self.window} packets; at least 1 is needed")
-        if self.ack_bytes < 1:
-            raise ConfigError(f"`policies.transport.ack_bytes`: {self.ack_bytes}; at least 1 is needed")
 
     def lower(self, network: Network) -> Lowered:
         """Window in wire bytes, base round trip in ps."""
