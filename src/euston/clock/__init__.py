@@ -3,7 +3,7 @@
 from euston.clock.conductor import Component, Conductor, Message
 from euston.clock.executor import CapacityEvent, Event, Execution, Executor, RouteEvent, SpeedEvent, execute
 from euston.clock.process import Compute, Join, Processes, Receive, Send, Wait
-from euston.clock.program import Choices, Kind, Program, ProgramBuilder, TransferTable
+from euston.clock.program import Choices, Kind, Program, ProgramBuilder, QueueTable, TransferTable
 
 __all__ = [
     "CapacityEvent",
@@ -20,6 +20,7 @@ __all__ = [
     "Processes",
     "Program",
     "ProgramBuilder",
+    "QueueTable",
     "Receive",
     "RouteEvent",
     "Send",

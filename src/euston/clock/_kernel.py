@@ -17,7 +17,9 @@ from euston.network._repair import (
     CHANGED,
     COLUMN,
     FLOW_COLUMNS,
+    FLOW_I_COLUMNS,
     FREE_SLOT,
+    GIVEN,
     LAMBDA,
     N_CHANGED,
     N_DIRTY,
@@ -60,7 +62,7 @@ WORK_LEFT, TOUCHED, SPEED, SLOWED = LINE[:4]  # State.stream
 RUNNING, SLOWERS = LINE[:2]  # State.stream_i
 # Columns of ``Net.flow`` and ``Net.flow_i`` behind the solver's.
 LEFT_BYTES, SINCE, FROM = np.arange(FLOW_COLUMNS, FLOW_COLUMNS + 3, dtype=np.uintp)
-OP, GIVEN, CHOSEN = np.arange(FLOW_COLUMNS, FLOW_COLUMNS + 3, dtype=np.uintp)
+OP, CHOSEN = np.arange(FLOW_I_COLUMNS, FLOW_I_COLUMNS + 2, dtype=np.uintp)
 
 # Rules by which a flow that starts takes one of its candidate columns (network.balancing.StartRule).
 FIRST, LEAST_LOADED, RANDOM_AFTER_GAP, LEAST_LOADED_AFTER_GAP = np.arange(4)
@@ -294,8 +296,8 @@ def _begin(fx, st, net, ch, op, t):  # type: ignore[no-untyped-def]
             net.flow[f, LEFT_BYTES] = size
             net.flow[f, SINCE] = t
             net.flow[f, FROM] = -1.0
+            net.flow_i[f, GIVEN] = k
             if ch is not None:
-                net.flow_i[f, GIVEN] = k
                 net.flow_i[f, CHOSEN] = j
                 ch.pair_i[P_BUSY, ch.pair[k]] += 1
                 ch.pair_i[P_CHOICE, ch.pair[k]] = j
@@ -426,7 +428,7 @@ def _reroute(fx, ch, net, column_bytes, lag, t):  # type: ignore[no-untyped-def]
 
 
 @bare
-def _run(fx, st, net, ch, until):  # type: ignore[no-untyped-def]
+def _run(fx, st, net, ch, whole, until):  # type: ignore[no-untyped-def]
     """As ``advance``; nan when a whole component has to be solved first."""
     fixed, heap, i, now, ops = fx.op, st.heap, st.i, st.now, st.op
     stream, stream_i, where = st.stream, st.stream_i, st.where
@@ -441,7 +443,7 @@ def _run(fx, st, net, ch, until):  # type: ignore[no-untyped-def]
             i[I_READY] -= 1
             _begin(fx, st, net, ch, np.int64(ops[READY, i[I_READY]]), now[0])
         if net.n[N_DIRTY] + net.n[N_CHANGED] > 0:
-            if not attempt(net):
+            if not attempt(net, whole):
                 return np.nan
             _rerate(net, heap, where, i, slots, st.window[1], now[0])
         t = heap[0, TIME] if i[I_HEAP] > 0 else np.inf
@@ -515,14 +517,14 @@ def _run(fx, st, net, ch, until):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, no_cfunc_wrapper=True)
-def advance(fx, st, net, ch, until):  # type: ignore[no-untyped-def]
+def advance(fx, st, net, ch, queues, until):  # type: ignore[no-untyped-def]
     """Run up to and including ``until``; stop right after the first batch that fills the outbox.
 
     Returns the time of the next event, inf when nothing will happen.
     """
     while True:
-        t = _run(fx, st, net, ch, until)
+        t = _run(fx, st, net, ch, queues is not None, until)
         if not np.isnan(t):
             return t
-        component(net)
+        component(net, queues)
         _rerate(net, st.heap, st.where, st.i, np.int64(st.stream.shape[1]), st.window[1], st.now[0])

@@ -68,9 +68,9 @@ class Execution:
         Bytes that one member of each column's flows carried.
     makespan : float
         Seconds until the last operation ended.
-    events, solves, repaired, full : int
+    events, solves, repaired, full, unsettled : int
         Events handled, max-min repairs, flows whose rate they touched in all, repairs that had to solve a
-        whole connected part.
+        whole connected part, and solves of queues whose shares did not settle.
     """
 
     program: Program
@@ -84,6 +84,7 @@ class Execution:
     solves: int
     repaired: int
     full: int
+    unsettled: int
 
     def __repr__(self) -> str:
         return (
@@ -144,6 +145,21 @@ def _choices(transfers: TransferTable) -> k.Choices | None:
         routes=routes,
         epoch=np.zeros(1, np.int64),
     )
+
+
+def _queues(transfers: TransferTable) -> n_.Queues | None:
+    """The kernel's form of the table's queues."""
+    given = transfers.queues
+    if given is None:
+        return None
+    flows, rows = transfers.column.size, transfers.columns.rows
+    phi = np.array(given.weights, np.float64, ndmin=2)
+    if given.queue.shape != (flows,) or given.priority.shape != (flows,) or phi.shape[0] not in (1, rows):
+        raise ConfigError(f"queues must name {flows} flows and weights of 1 or {rows} rows")
+    inside = ((given.queue >= 0) & (given.queue < phi.shape[1])).all()
+    if not inside or not (phi > 0).all():
+        raise ConfigError(f"queues must be 0 to {phi.shape[1] - 1} with positive weights")
+    return n_.Queues(np.array(given.queue, np.int64), np.array(given.priority, np.int64), phi)
 
 
 class Executor:
@@ -275,6 +291,7 @@ class Executor:
         self._net = n_.net(columns, cap, slots, most=most, tol=tol)
         self._net.flow_list[n_.FREE_SLOT] = np.arange(slots - 1, -1, -1)
         self._choices = _choices(transfers)
+        self._queues = _queues(transfers)
         roots = np.flatnonzero(waiting == 0)[::-1]
         st.op[k.READY, : roots.size] = roots
         st.i[k.I_READY] = roots.size
@@ -347,11 +364,47 @@ class Executor:
                 )
             self._held[op] -= 1
             self._plan(self._planned, message.time, int(k.EV_RELEASE), op, 0.0)
-        self._next = k.advance(self._fixed, st, self._net, self._choices, float(until))
+        self._next = k.advance(self._fixed, st, self._net, self._choices, self._queues, float(until))
         n = int(st.i[k.I_OUT])
         st.i[k.I_OUT] = 0
         ended = sorted((float(st.when[k.END, op]), int(op)) for op in st.op[k.OUTBOX, :n])
         return [Message(time, self.listener, (self.listener_process, op)) for time, op in ended]
+
+    def requeue(
+        self,
+        *,
+        flows: ArrayLike = (),
+        queue: ArrayLike = (),
+        priority: ArrayLike = (),
+        weights: ArrayLike | None = None,
+    ) -> None:
+        """Flows of the table change queue or level, or queues their weights, from the present moment on.
+
+        Parameters
+        ----------
+        flows : int[K]
+            Numbers in the table, whether they run or not.
+        queue, priority : int[K]
+        weights : float64[1 or rows, Q], optional
+
+        Raises
+        ------
+        SimulationError
+            When the executor was made without queues.
+        """
+        if self._queues is None:
+            raise SimulationError("these transfers have no queues to change")
+        who = np.asarray(flows, np.int64)
+        self._queues.queue[who] = np.asarray(queue, np.int64)
+        self._queues.priority[who] = np.asarray(priority, np.int64)
+        if weights is not None:
+            self._queues.phi[:] = np.asarray(weights, np.float64)
+        net = self._net
+        rows = np.flatnonzero(net.row_i[:, n_.LIVE] > 0)
+        net.row_i[rows, n_.R_DIRTY] = net.n[n_.N_REPAIRS]
+        net.row_list[n_.DIRTY, : rows.size] = rows
+        net.n[n_.N_DIRTY] = rows.size
+        self._next = min(self._next, self.now)
 
     def result(self) -> Execution:
         """What happened so far.
@@ -385,6 +438,7 @@ class Executor:
             int(net.n[n_.N_REPAIRS]),
             int(net.n[n_.N_TOUCHED]),
             int(net.n[n_.N_FULL]),
+            int(net.n[n_.N_UNSETTLED]),
         )
 
     def _stuck(self) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from euston.errors import ConfigError
 from euston.network.columns import Columns
 
-__all__ = ["Choices", "Kind", "Program", "ProgramBuilder", "TransferTable"]
+__all__ = ["Choices", "Kind", "Program", "ProgramBuilder", "QueueTable", "TransferTable"]
 
 
 class Kind(IntEnum):
@@ -58,6 +58,22 @@ class Choices:
 
 
 @dataclass(frozen=True)
+class QueueTable:
+    """Weighted queues and strict levels of the flows of a table (`network.allocation`).
+
+    Attributes
+    ----------
+    queue, priority : int64[F]
+    weights : float64[1 or rows, Q]
+        Weights of the queues, for all rows or for each.
+    """
+
+    queue: NDArray[np.int64]
+    priority: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class TransferTable:
     """Lowered transfers: the flows that each intent becomes on the fluid engine.
 
@@ -80,6 +96,8 @@ class TransferTable:
         Names for messages, one per transfer (may be empty: transfers are then called by number).
     choices : Choices, optional
         Columns that are decided while the program runs.
+    queues : QueueTable, optional
+        Queues and levels; without them all flows share one.
     """
 
     ptr: NDArray[np.int64]
@@ -92,6 +110,7 @@ class TransferTable:
     columns: Columns
     names: Sequence[str] = ()
     choices: Choices | None = None
+    queues: QueueTable | None = None
 
     def __len__(self) -> int:
         return int(self.ptr.size - 1)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from euston.network._fill import AUTO, SLACK, fill
 from euston.network._fill import CAPACITY as F_CAPACITY
+from euston.network._hierarchical_kernel import fill_queues
 from euston.network.columns import Columns
 
 # Columns of ``Net.row``, one cache line per row: capacity, level, what it would be, the load if all flows ran
@@ -32,8 +33,8 @@ DIRTY, R_LIST, AGAIN = np.arange(3, dtype=np.uintp)
 
 # Columns of ``Net.flow`` and ``Net.flow_i`` that the solver uses; executors have the rest. Lists of flows.
 WEIGHT, CAP, RATE, LAMBDA = np.arange(4, dtype=np.uintp)
-COLUMN, NEXT, PREV, F_SEEN = np.arange(4, dtype=np.uintp)
-FLOW_COLUMNS = 4
+COLUMN, NEXT, PREV, F_SEEN, GIVEN = np.arange(5, dtype=np.uintp)
+FLOW_COLUMNS, FLOW_I_COLUMNS = 4, 5
 CHANGED, FREE_SLOT = np.arange(2, dtype=np.uintp)
 TAKES, OFFER = np.arange(2, dtype=np.uintp)
 
@@ -42,11 +43,10 @@ TAKES, OFFER = np.arange(2, dtype=np.uintp)
 E_NEXT, E_PREV, E_COLUMN, E_ROW, L_NEXT, L_PREV = np.arange(6, dtype=np.uintp)
 
 # Counters in ``Net.n``: dirty rows, changed flows, stamps, repairs, flows touched, full solves, busy entries,
-# size of the heap, visits.
-N_DIRTY, N_CHANGED, N_STAMP, N_REPAIRS, N_TOUCHED, N_FULL, N_BUSY, N_HEAP, N_VISITS = np.arange(
-    9, dtype=np.uintp
-)
-COUNTERS = 9
+# size of the heap, visits, solves of queues that did not settle.
+N_DIRTY, N_CHANGED, N_STAMP, N_REPAIRS, N_TOUCHED = np.arange(5, dtype=np.uintp)
+N_FULL, N_BUSY, N_HEAP, N_VISITS, N_UNSETTLED = np.arange(5, 10, dtype=np.uintp)
+COUNTERS = 10
 
 # A repair that looks at this many entries per busy entry has found no locality: solve the component instead.
 _PATIENCE = 40.0
@@ -54,6 +54,14 @@ _PATIENCE = 40.0
 _helper = njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 # Kernels that make no arrays do without reference counts: those cost more than the work of a small repair.
 bare = njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False, error_model="numpy")
+
+
+class Queues(NamedTuple):
+    """Weighted queues and strict levels; without them all flows share one queue."""
+
+    queue: np.ndarray  # int64[T] of what slots were given (``GIVEN``)
+    priority: np.ndarray  # int64[T]
+    phi: np.ndarray  # float64[1 or R, Q] weights of the queues
 
 
 class Net(NamedTuple):
@@ -78,7 +86,7 @@ class Net(NamedTuple):
     scratch: np.ndarray  # float64[4, R] rows of ``fill``
     heap_key: np.ndarray  # float64[H]
     heap_row: np.ndarray  # int64[H]
-    n: np.ndarray  # int64[9]
+    n: np.ndarray  # int64[10]
     tol: np.ndarray  # float64[1] relative change of a level that is let pass
 
 
@@ -522,8 +530,8 @@ def _local(net, budget):  # type: ignore[no-untyped-def]
 
 
 @_helper
-def component(net):  # type: ignore[no-untyped-def]
-    """Solve from nothing every flow connected with the rows of the list."""
+def component(net, queues):  # type: ignore[no-untyped-def]
+    """Solve from nothing every flow connected with the rows of the list; ``queues`` may be None."""
     row, row_i, flow, flow_i, n = net.row, net.row_i, net.flow, net.flow_i, net.n
     ptr, index, row_list, flow_list = net.ptr, net.entry_row, net.row_list, net.flow_list
     stamp = n[N_REPAIRS]
@@ -576,7 +584,19 @@ def component(net):  # type: ignore[no-untyped-def]
         column[k], weight[k], cap[k] = flow_i[f, COLUMN], flow[f, WEIGHT], flow[f, CAP]
         for e in range(ptr[column[k]], ptr[column[k] + 1]):
             net.scratch[F_CAPACITY, index[e]] = row[index[e], CAPACITY]
-    fill(live, flows, column, weight, cap, ptr, index, net.coefficient, net.scratch, rate, held_by, AUTO)
+    if queues is None:
+        fill(live, flows, column, weight, cap, ptr, index, net.coefficient, net.scratch, rate, held_by, AUTO)
+    else:
+        queue, priority = np.empty(flows, np.int64), np.empty(flows, np.int64)
+        for k in range(flows):
+            given = flow_i[flow_list[CHANGED, k], GIVEN]
+            queue[k], priority[k] = queues.queue[given], queues.priority[given]
+        answers = fill_queues(
+            live, flows, column, weight, cap, queue, priority, ptr, index, net.coefficient, net.scratch,
+            queues.phi, rate, held_by, AUTO, 1e-12, False,
+        )  # fmt: skip
+        n[N_UNSETTLED] += answers < 0
+        held_by[:] = -1  # levels mean nothing when links have queues
     for k in range(flows):
         flow[flow_list[CHANGED, k], LAMBDA] = rate[k] / weight[k]
         if held_by[k] >= 0 and row_i[held_by[k], LIVE] > 0:
@@ -613,15 +633,18 @@ def _admit(net, f):  # type: ignore[no-untyped-def]
 
 
 @bare
-def attempt(net):  # type: ignore[no-untyped-def]
-    """New levels after opens, closes and new capacities; False when only a whole ``component`` will do."""
+def attempt(net, whole):  # type: ignore[no-untyped-def]
+    """New levels after opens, closes and new capacities; False when a ``component`` has to be solved.
+
+    ``whole``: always, because links have queues.
+    """
     n = net.n
     for k in range(n[N_CHANGED]):
         _admit(net, net.flow_list[CHANGED, k])
     for k in range(n[N_DIRTY]):
         net.row_list[R_LIST, k] = net.row_list[DIRTY, k]
     # A change of everything needs no locality.
-    return n[N_DIRTY] * 4 <= n[N_BUSY] and _local(net, _PATIENCE * n[N_BUSY] + 256)
+    return not whole and n[N_DIRTY] * 4 <= n[N_BUSY] and _local(net, _PATIENCE * n[N_BUSY] + 256)
 
 
 @bare

@@ -27,8 +27,8 @@ def _change(net, closed, opened, column, weight, cap, rows, capacity):  # type: 
     for j in range(rows.size):
         k.set_capacity(net, rows[j], capacity[j])
     if net.n[k.N_DIRTY] + net.n[k.N_CHANGED] > 0:
-        if not k.attempt(net):
-            k.component(net)
+        if not k.attempt(net, False):
+            k.component(net, None)
         k.retire(net)
     moved = net.n[k.N_CHANGED]
     for j in range(moved):

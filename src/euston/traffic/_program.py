@@ -33,6 +33,7 @@ def flow_classes(flows: Flows, latency: NDArray[np.float64], system: System) -> 
     """
     label = _labels(
         flows.bytes, flows.start, flows.delay, flows.weight, flows.rate_cap, latency,
+        flows.queue, flows.priority,
         *(state.reachable for state in system.states),
     )  # fmt: skip
     union = system.union()
@@ -54,9 +55,12 @@ def flow_classes(flows: Flows, latency: NDArray[np.float64], system: System) -> 
 
 
 def flow_program(
-    flows: Flows, of: NDArray[np.int64], number: NDArray[np.int64]
+    flows: Flows, of: NDArray[np.int64], number: NDArray[np.int64], *, tell: bool = False
 ) -> tuple[Program, NDArray[np.int64]]:
     """One send per class of flows (``of`` int64[F], ``number`` int64[K] a flow of each) and its waits.
+
+    With ``tell`` the start and the end of every send are told to the outside: the operation before a send is
+    then a join of all that it waits for.
 
     Returns
     -------
@@ -69,7 +73,7 @@ def flow_program(
     counts = np.diff(flows.after_ptr)[number]
     pauses = (flows.delay[number] > 0) & (counts > 0)
     # Operations of a class: wait for its start, wait its delay after its predecessors, send.
-    sizes = begins.astype(np.int64) + pauses + 1
+    sizes = begins.astype(np.int64) + pauses + 1 + tell
     last = np.cumsum(sizes) - 1
     n = int(sizes.sum())
     kind = np.full(n, Kind.WAIT, np.uint8)
@@ -77,7 +81,7 @@ def flow_program(
     work = np.zeros(n)
     work[last] = 1.0
     start_op = (last - sizes + 1)[begins]
-    pause_op = (last - 1)[pauses]
+    pause_op = (last - 1 - tell)[pauses]
     work[start_op] = flows.start[number][begins]
     work[pause_op] = flows.delay[number][pauses]
     transfer = np.full(n, -1, np.int32)
@@ -85,11 +89,15 @@ def flow_program(
     # Dependencies as pairs (operation, what it waits for), one per class of predecessors.
     entry = np.repeat(flows.after_ptr[number], counts) + np.arange(int(counts.sum()))
     entry -= np.repeat(np.cumsum(counts) - counts, counts)
-    waits = np.repeat(np.where(pauses, last - 1, last), counts)
+    ready = last - tell
+    if tell:
+        kind[ready] = Kind.JOIN
+    waits = np.repeat(np.where(pauses, ready - 1, ready), counts)
     pairs = [
         np.stack((waits, last[of[flows.after[entry]]])),
-        np.stack((last[begins], start_op)),
-        np.stack((last[pauses], pause_op)),
+        np.stack((ready[begins], start_op)),
+        np.stack((ready[pauses], pause_op)),
+        np.stack((last, ready))[:, : k * tell],
     ]
     both = np.unique(np.concatenate(pairs, axis=1), axis=1)
     ptr = np.searchsorted(both[0], np.arange(n + 1))
@@ -106,7 +114,7 @@ def flow_program(
         micro_batch=nothing,
         chunk=nothing,
         slows=nothing,
-        notify=np.zeros(n, bool),
+        notify=np.isin(kind, (Kind.TRANSFER, Kind.JOIN)) & tell,
         streams=(),
         stream_count=np.zeros(0, np.int64),
         labels=("flow", "wait"),

@@ -16,6 +16,7 @@ from euston.clock import CapacityEvent, Choices, Event, RouteEvent
 from euston.errors import RouteError
 from euston.fabrics import Fabric
 from euston.network import Columns, Flows, Lowered, Transfers, lower
+from euston.network.allocation import QueuePlan
 from euston.network.balancing import Balancing, delivered
 from euston.network.faults import LinkFault, capacity_at, change_times, changing_bundles
 
@@ -37,6 +38,7 @@ def route_states(
     balancing: Balancing,
     wire_bytes: NDArray[np.float64],
     faults: Sequence[LinkFault],
+    plan: QueuePlan,
     seed: int,
 ) -> list[RouteState]:
     """Flows lowered once per set of links that are alive or slow, the first at time 0."""
@@ -55,7 +57,7 @@ def route_states(
         kind=np.zeros(n, np.int32),
         kinds=("flow",),
     )
-    split: NDArray[np.bool_] | None = changing_bundles(fabric, faults)
+    split: NDArray[np.bool_] | None = changing_bundles(fabric, faults) | plan.split(fabric)
     floor = np.full(fabric.links, np.inf)
     times = change_times(faults)
     for time in times:
@@ -142,6 +144,7 @@ class System:
     row_label : float64[rows]
         Equal for rows of one state with equal capacities all the time.
     row_state : int32[rows]
+    queue_weights : float64[1 or rows, Q]
     """
 
     columns: Columns
@@ -153,6 +156,7 @@ class System:
     start: NDArray[np.int64]
     row_label: NDArray[np.float64]
     row_state: NDArray[np.int32]
+    queue_weights: NDArray[np.float64]
     classes: int = 0
 
     @property
@@ -217,6 +221,9 @@ class System:
             if states == 1
             else Choices(np.ones(classes, np.int32), np.arange(classes, dtype=np.int32), routes),
             start=np.arange(states + 1) * classes,
+            queue_weights=self.queue_weights
+            if len(self.queue_weights) == 1
+            else self.queue_weights[row_representative],
             classes=classes,
         )
 
@@ -228,6 +235,7 @@ def stack(
     faults: Sequence[LinkFault],
     utilisation: float,
     reconvergence: float,
+    plan: QueuePlan,
 ) -> System:
     """The states of ``route_states`` as one system; routes follow a change ``reconvergence`` seconds late."""
     rows = fabric.rows
@@ -235,7 +243,9 @@ def stack(
     share = delivered(balancing, fabric) * utilisation
     times = change_times(faults)
     history = np.stack([fabric.row_capacity(capacity_at(fabric, faults, t) * share, split) for t in times])
-    label = np.unique(history, axis=1, return_inverse=True)[1].ravel().astype(np.float64)
+    weights = plan.on_rows(fabric)
+    alike = history if len(weights) == 1 else np.concatenate((history, weights.T))
+    label = np.unique(alike, axis=1, return_inverse=True)[1].ravel().astype(np.float64)
     parts = [state.lowered.binding for state in states]
     lengths = np.concatenate([np.diff(p.ptr) for p in parts])
     columns = Columns(
@@ -276,4 +286,5 @@ def stack(
         start=start,
         row_label=np.concatenate([label + e * (label.max(initial=0) + 1) for e in range(len(states))]),
         row_state=np.repeat(np.arange(len(states), dtype=np.int32), rows),
+        queue_weights=weights if len(weights) == 1 else np.tile(weights, (len(states), 1)),
     )

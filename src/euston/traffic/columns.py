@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -191,10 +191,9 @@ def _tags(table: _Table) -> tuple[NDArray[np.int64] | int, list[str]]:
     return codes.to_numpy(), tags
 
 
-def _after(table: _Table) -> list[list[int]] | None:
+def _after(table: _Table) -> list[Sequence[int]] | None:
     """Rows that each row waits for, from the numbers in ``after`` and ``flow``."""
     n = table.frame.height
-    rows: list[list[int]] | None = None
     if "flow" not in table.given:
         return None
     ids = table.whole("flow", "a whole number that names the flow", -(2.0**53), 2.0**53)
@@ -222,7 +221,8 @@ def _after(table: _Table) -> list[list[int]] | None:
         text = str(cells[row])[:60]
         known_text = f"flows go from {known[0]} to {known[-1]}"
         table.fail(row, "after", f"{text!r} is not {want}; {known_text}")
-    rows = [[] for _ in range(n)]
-    for waits, held in zip(owner.tolist(), order[at].tolist(), strict=True):
-        rows[waits].append(held)
+    held, end = order[at].tolist(), np.cumsum(length).tolist()
+    rows: list[Sequence[int]] = [()] * n
+    for row, first, last in zip(used.tolist(), [0, *end], end, strict=False):
+        rows[row] = held[first:last]
     return rows

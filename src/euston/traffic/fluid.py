@@ -12,14 +12,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from euston.clock import Executor, TransferTable
+from euston.clock import Executor, QueueTable, TransferTable
 from euston.errors import ConfigError
 from euston.fabrics import Fabric
 from euston.network import FlowResult, Flows
+from euston.network.allocation import AllocationPolicy, assign_flows
+from euston.network.allocation.max_min import MaxMin
 from euston.network.balancing import Balancing
 from euston.network.faults import LinkFault
+from euston.traffic._follow import follow
 from euston.traffic._program import flow_classes, flow_program
 from euston.traffic._states import route_states, stack
 
@@ -97,10 +100,16 @@ def run_fluid(
     *,
     faults: Sequence[LinkFault] = (),
     settings: FluidSettings | None = None,
+    allocation: AllocationPolicy | None = None,
+    jobs: Sequence[str] = ("",),
+    job: ArrayLike = 0,
     seed: int = 0,
     until: float = np.inf,
 ) -> FlowResult:
     """Run flows to their ends (or to ``until`` seconds) with weighted max-min fair rates.
+
+    ``allocation`` puts flows into weighted queues and strict levels (one queue when left out); ``jobs`` are
+    the names that it may know, ``job`` int[F] or int says whose each flow is.
 
     Raises
     ------
@@ -115,16 +124,23 @@ def run_fluid(
     s = FluidSettings() if settings is None else settings
     flows.check(fabric)
     latency = path_latency(flows, fabric, s)
-    states = route_states(flows, fabric, balancing, s.wire_bytes(flows.bytes), faults, seed)
-    system = stack(states, fabric, balancing, faults, s.utilisation, s.reconvergence)
+    given = flows
+    policy = MaxMin() if allocation is None else allocation
+    allocator = policy.begin(fabric, jobs, (*flows.tags, ""))
+    placed = assign_flows(allocator, flows, jobs=jobs, job=job) if not policy.dynamic else None
+    if placed is not None:
+        flows = placed.on(flows)
+    queued = placed is None or not placed.plain
+    states = route_states(flows, fabric, balancing, s.wire_bytes(flows.bytes), faults, allocator.plan, seed)
+    system = stack(states, fabric, balancing, faults, s.utilisation, s.reconvergence, allocator.plan)
     of = np.arange(len(flows))
-    if s.folding and len(flows) > 1 and system.foldable:
+    if s.folding and len(flows) > 1 and system.foldable and not policy.dynamic:
         found = flow_classes(flows, latency, system)
         if found is not None:
             of = found.column_class.astype(np.int64)
             system = system.folded(of, found.columns, found.row_representative)
     number = np.unique(of, return_index=True)[1]
-    program, sends = flow_program(flows, of, number)
+    program, sends = flow_program(flows, of, number, tell=policy.dynamic)
     low = states[0].lowered
     table = TransferTable(
         ptr=np.arange(number.size + 1),
@@ -137,15 +153,25 @@ def run_fluid(
         columns=system.columns,
         names=_Names(flows, fabric, number),
         choices=system.choices,
+        queues=QueueTable(
+            flows.queue[number].astype(np.int64),
+            flows.priority[number].astype(np.int64),
+            system.queue_weights,
+        )
+        if queued
+        else None,
     )
     executor = Executor(
         program, table, system.capacity, events=system.events, tol=s.tol, window=s.window, lag=s.lag
     )
-    while not executor.done and executor.next_time() <= until and executor.next_time() < np.inf:
-        executor.advance(until)
+    if policy.dynamic:
+        follow(allocator, executor, flows, fabric, system, sends, jobs, job, until)
+    else:
+        while not executor.done and executor.next_time() <= until and executor.next_time() < np.inf:
+            executor.advance(until)
     run = executor.result()
     return FlowResult(
-        flows=flows,
+        flows=given,
         start=run.start[sends][of],
         end=np.where(run.end[sends] <= until, run.end[sends], np.nan)[of],
         link_bytes=fabric.link_load(system.row_bytes(run.column_bytes, of)),
@@ -155,11 +181,13 @@ def run_fluid(
             "repaired": float(run.repaired),
             "full_solves": float(run.full),
             "route_changes": float(len(states) - 1),
+            "unsettled_solves": float(run.unsettled),
         },
         meta={
             "fidelity": "fluid",
             "ends": "the last byte has arrived",
             "balancing": balancing.name,
+            "allocation": policy.name,
             "seed": seed,
             "fold_ratio": len(flows) / max(number.size, 1),
             "wall_s": clock.perf_counter() - began,

@@ -152,9 +152,10 @@ def _csv_line(body: str, header_line: int, kept: np.ndarray[Any, Any]) -> Callab
 
     def line(row: int) -> int:
         wanted = int(kept[row])
-        for seen, (number, _) in enumerate(_records(body, header_line)):
-            if seen == wanted:
-                return number
+        with contextlib.suppress(_BadRecordError):
+            for seen, (number, _) in enumerate(_records(body, header_line)):
+                if seen == wanted:
+                    return number
         return header_line + 1 + wanted
 
     return line
@@ -164,22 +165,29 @@ def _records(body: str, header_line: int, strict: bool = False) -> Iterator[tupl
     """Line and cells of every record that is no comment; blank lines count, as they do for the reader."""
     reader = csv.reader(io.StringIO(body, newline=""), strict=strict)
     begin = header_line + 1
-    for cells in reader:
-        number, begin = begin, header_line + reader.line_num + 1
-        if not (cells and cells[0].startswith("#")):
-            yield number, cells
+    try:
+        for cells in reader:
+            number, begin = begin, header_line + reader.line_num + 1
+            if not (cells and cells[0].startswith("#")):
+                yield number, cells
+    except csv.Error as error:
+        raise _BadRecordError(begin, str(error)) from None
+
+
+class _BadRecordError(Exception):
+    """Line and reason of a record that is no CSV."""
 
 
 def _csv_error(name: str, body: str, header_line: int, width: int, message: str) -> TraceError:
-    number = header_line + 1
     try:
         for number, cells in _records(body, header_line, strict=True):
             if len(cells) > width:
                 return TraceError(
                     f"`{name}:{number}`: has {len(cells)} cells; the header has {width} columns"
                 )
-    except csv.Error as error:
-        return TraceError(f"`{name}:{number}`: is not CSV: {error}")
+    except _BadRecordError as error:
+        number, reason = error.args
+        return TraceError(f"`{name}:{number}`: is not CSV: {reason}")
     return TraceError(f"`{name}`: is not CSV: {message.splitlines()[0][:200] if message else 'unreadable'}")
 
 
@@ -200,8 +208,8 @@ def _read_jsonl(name: str, text: str) -> Flows:
             item = json.loads(line)
         except (ValueError, RecursionError) as error:
             reason = getattr(error, "msg", None) or "too deep, or a number too long"
-            column = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-            raise TraceError(f"`{name}:{number}`: is not JSON: {reason}{column}") from None
+            place = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+            raise TraceError(f"`{name}:{number}`: is not JSON: {reason}{place}") from None
         if not isinstance(item, dict):
             raise TraceError(f'`{name}:{number}`: is not an object; write {{"src": 0, "dst": 1, "bytes": 8}}')
         if tuple(item) != keys:

@@ -89,14 +89,7 @@ def injection_capacity(fabric: Fabric) -> NDArray[np.float64]:
 
     Endpoints that share a NIC have equal parts of it.
     """
-    e = np.arange(fabric.endpoints)
-    path = fabric.route(e, (e + 1) % e.size, np.zeros(e.size, np.uint64), network="scale_out")
-    first = path[:, 0]
-    behind = fabric.node_kind[fabric.link_dst[first]] == NodeKind.NIC
-    if path.shape[1] > 1:
-        first = np.where(behind & (path[:, 1] >= 0), path[:, 1], first)
-    sharing = np.bincount(first, minlength=fabric.links)[first]
-    return np.asarray(fabric.capacity[first] / sharing, np.float64)
+    return fabric.injection_bandwidth
 
 
 def link_load(fabric: Fabric, pattern: Matrix) -> NDArray[np.float64]:

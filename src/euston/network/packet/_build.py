@@ -304,9 +304,7 @@ def build(
         link[:, y.L_LIMIT] = 2**61
     uplinks = np.unique(table.links[:, 0])
     link[uplinks, y.L_STATE] |= y.HOST
-    link[uplinks, y.L_TURN] = 0
-    switches = np.setdiff1d(np.arange(links), uplinks)
-    link[switches, y.L_TURN] = 1
+    link[:, y.L_TURN] = 1
     flow[:, y.F_SLOT] = flow[:, y.F_START] = flow[:, y.F_END] = -1
     flow[:, y.F_OPEN], flow[:, y.N_TELL] = open_, notify
     fifo = _aligned((links, classes.shape[0], y.FIFO_COLUMNS), np.int32)

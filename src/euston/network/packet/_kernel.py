@@ -19,7 +19,7 @@ from euston.network.packet._layout import (
 from euston.network.packet._prefetch import prefetch
 from euston.network.packet._receiver import on_data
 from euston.network.packet._sender import kick, nic_next
-from euston.network.packet._switch import deliver, drop, enqueue, leave_queue, pop, resume, sent
+from euston.network.packet._switch import deliver, drop, enqueue, leave_queue, pop, queued, resume, sent
 
 SPARE_PACKETS = 16  # more than one event can make
 SPARE_EVENTS = 64
@@ -233,6 +233,6 @@ def flush(net, st, at, now):  # type: ignore[no-untyped-def]
     for c in range(net.config[K_CLASSES]):
         while st.fifo[at, c, Q_HEAD] >= 0:
             p = pop(st.packet, st.fifo, at, np.int64(c))
-            if not st.link[at, L_STATE] & HOST:
+            if queued(net, st, at, p):
                 leave_queue(net, st, at, p, now)
             drop(st.packet, st.link, st.counter, at, p)

@@ -41,7 +41,7 @@ W_BITS, W_BYTES = _COLUMN[:2]  # ACK: selective bitmap, wire bytes received so f
 DATA, ACK, NACK, NOTIFY, PULL = np.arange(5)  # kinds; all but DATA, and what was trimmed, travel in class 0
 MARKED, TRIMMED, REQUEST, AGAIN, LAST_HOP = 2 ** np.arange(5)  # flags: ECN, cut, wants an ACK, resent, ...
 
-# ---- links: State.link int64[L, 24], cache lines of what every packet needs, what queues need, the rest ----
+# ---- links: State.link int64[L, 32], cache lines of what every packet needs, what queues need, the rest ----
 (
     L_SERVING,  # packet being sent, -1 when idle
     L_RATE,  # row of Net.rate
@@ -58,7 +58,7 @@ MARKED, TRIMMED, REQUEST, AGAIN, LAST_HOP = 2 ** np.arange(5)  # flags: ECN, cut
     L_SINCE,  # when L_BYTES last changed
     L_AREA,  # integral of L_BYTES in byte x 1024 ps
     L_OWNER,  # the first link of its switch
-    L_TURN,  # NIC: control packets in a row while data waits; switch: class of the DWRR round
+    L_TURN,  # class of the DWRR round
     L_FIRST,  # NIC: first slot that waits to send data, -1 none
     L_LAST,
     L_BACK,  # the link that runs the other way
@@ -67,8 +67,10 @@ MARKED, TRIMMED, REQUEST, AGAIN, LAST_HOP = 2 ** np.arange(5)  # flags: ECN, cut
     L_DROPS,
     L_GAP,  # ps per byte * 2^20
     L_USED,  # of a switch's first link: bytes in the shared buffer
-) = _COLUMN[:24]
-LINK_COLUMNS = 24
+    L_RATIO,  # NIC: control packets in a row while data waits
+    L_OWN,  # NIC: 1 when it is the turn of its own data, not of what it forwards
+) = _COLUMN[:26]
+LINK_COLUMNS = 32
 UP, DOWN, HOST = np.arange(3)  # L_STATE: bits of a dead link and of a host's uplink
 
 # State.fifo int32[L, C, 8]: class 0 is control
@@ -260,7 +262,7 @@ class State(NamedTuple):
 
     packet: np.ndarray  # int32[P, 16]
     wide: np.ndarray  # int64[P, 2]
-    link: np.ndarray  # int64[L, 24]
+    link: np.ndarray  # int64[L, 32]
     fifo: np.ndarray  # int32[L, C, 8]
     rings: np.ndarray  # int64[N, 4]
     ring: np.ndarray  # int64[N, Q, 2]

@@ -30,7 +30,7 @@ class PathTable:
     Attributes
     ----------
     links : int32[R, K]
-        Links from source to destination, closed by at least one -1.
+        Links from source to destination, closed by at least one -1; K is a multiple of 8.
     forward, forward_n, back, back_n : int64[F]
         First row and number of rows, there and back.
     hashed : int64[F]
@@ -84,7 +84,7 @@ def path_table(
     # all paths of the pairs that have no more than there are entropy values
     everyone = np.arange(pairs.size, dtype=np.int64)
     first = route(everyone, 0)
-    width = first.shape[1] + 1
+    width = -(-(first.shape[1] + 1) // 8) * 8  # half a cache line, and room for a detour
     found, owners = [first], [everyone]
     open_ = everyone
     number = np.ones(pairs.size, np.int64)
@@ -134,5 +134,5 @@ def path_table(
         forward[single], forward_n[single] = at, entropies
         backward[single], backward_n[single] = at + single.size * entropies, entropies
     closed = np.full((links.shape[0], width), -1, np.int32)
-    closed[:, :-1] = links
+    closed[:, : links.shape[1]] = links
     return PathTable(closed, forward, forward_n, backward, backward_n, hashed)

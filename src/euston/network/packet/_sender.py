@@ -12,13 +12,13 @@ import numpy as np
 from euston.network.packet._events import heap_push, helper, inlined
 from euston.network.packet._layout import (
     AGAIN, DATA, EV_PACE, EV_TIMEOUT, F_AGAIN, FLYING, G_AGAIN, G_DATA, INF, K_MTU, K_NIC_RATIO, K_RTO,
-    K_WINDOW, L_FIRST, L_LAST, L_PAUSED, L_SERVING, L_TURN, LOST, M_AGAIN, M_EV, M_STATE, N_CLASS, N_FIRST,
+    K_WINDOW, L_FIRST, L_LAST, L_OWN, L_PAUSED, L_RATIO, L_SERVING, LOST, M_AGAIN, M_EV, M_STATE, N_CLASS, N_FIRST,
     N_LAST, N_PACKETS, NONE, P_CLASS, P_EV, P_FLAGS, P_FLOW, P_KIND, P_POS, P_SEQ, P_SIZE, P_SLOT, Q_HEAD,
     REQUEST, S_AFTER, S_BASE, S_EV_AHEAD, S_FLIGHT, S_FLOW, S_GAP, S_LAST_SENT, S_LOST, S_LOST_FROM, S_NEXT,
     S_PACE, S_PACE_TIMER, S_QUEUED, S_TIMER, S_WINDOW,
 )  # fmt: skip
 from euston.network.packet._paths import THERE, choose, path
-from euston.network.packet._switch import pop, take_packet, transmit
+from euston.network.packet._switch import next_data, pop, take_packet, transmit
 
 ZERO = np.int64(0)
 DRAWS = 4  # entropy values tried for an idle uplink
@@ -103,6 +103,10 @@ def send(net, st, s, at, now):  # type: ignore[no-untyped-def]
     flow, seq, flags = slot[s, S_FLOW], next_seq(net, st, s), ZERO
     k = seq & net.config[K_WINDOW]
     size = size_of(net, st, flow, seq)
+    ev = slot[s, S_EV_AHEAD]
+    if ev < 0:
+        ev = choose(net, st, s, now)
+    slot[s, S_EV_AHEAD] = -1
     slot[s, S_FLIGHT] += size
     if slot[s, S_LOST] > 0:
         slot[s, S_LOST] -= 1
@@ -117,10 +121,6 @@ def send(net, st, s, at, now):  # type: ignore[no-untyped-def]
         st.counter[G_DATA] += 1
         if seq + 1 == st.flow[flow, N_PACKETS] or slot[s, S_FLIGHT] + size >= slot[s, S_WINDOW]:
             flags = REQUEST
-    ev = slot[s, S_EV_AHEAD]
-    if ev < 0:
-        ev = choose(net, st, s, now)
-    slot[s, S_EV_AHEAD] = -1
     st.mark[s, k, M_STATE] = FLYING
     st.window[s, k] = now
     st.mark[s, k, M_EV] = ev
@@ -190,20 +190,28 @@ def _send_data(net, st, at, now):  # type: ignore[no-untyped-def]
 
 @inlined
 def nic_next(net, st, at, now):  # type: ignore[no-untyped-def]
-    """A NIC is idle: control, or data of the flow whose turn it is; a slot to be kicked, or -1."""
+    """A NIC is idle: control, or data of the flow whose turn it is; a slot to be kicked, or -1.
+
+    Data that an endpoint forwards for others takes turns with its own.
+    """
     link = st.link
-    control = st.fifo[at, 0, Q_HEAD] >= 0
-    if link[at, L_FIRST] >= 0:
-        turn = control
-        if control:
-            link[at, L_TURN] += 1
-            if link[at, L_TURN] > net.config[K_NIC_RATIO]:
-                link[at, L_TURN] = 0
-                turn = False
-        if not turn:
+    control, own, passing = st.fifo[at, 0, Q_HEAD] >= 0, link[at, L_FIRST] >= 0, next_data(net, st, at)
+    turn = control
+    if control and (own or passing >= 0):
+        link[at, L_RATIO] += 1
+        if link[at, L_RATIO] > net.config[K_NIC_RATIO]:
+            link[at, L_RATIO] = 0
+            turn = False
+    if not turn:
+        if own and (passing < 0 or link[at, L_OWN] == 1):
+            link[at, L_OWN] = 0
             s = _send_data(net, st, at, now)
             if s >= 0:
                 return s if st.flow[st.slot[s, S_FLOW], N_FIRST] < 0 else NONE
+        if passing >= 0:
+            link[at, L_OWN] = 1
+            transmit(net, st, at, pop(st.packet, st.fifo, at, passing), now)
+            return NONE
     if control:
         transmit(net, st, at, pop(st.packet, st.fifo, at, ZERO), now)
     return NONE

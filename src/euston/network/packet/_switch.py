@@ -23,7 +23,7 @@ from euston.network.packet._layout import (
 )  # fmt: skip
 
 HALF = np.uint64(2**63)
-ONE = np.int64(1)
+ZERO, ONE = np.arange(2)
 HALF_PS = np.int64(2**19)
 
 
@@ -106,10 +106,8 @@ def _swap(packet, a, b):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def next_class(net, st, at):  # type: ignore[no-untyped-def]
-    """Class to send next on a link that has just become idle, -1 for none."""
-    if st.fifo[at, 0, Q_HEAD] >= 0:
-        return np.int64(0)
+def next_data(net, st, at):  # type: ignore[no-untyped-def]
+    """Data class to send next on a link that has just become idle, -1 for none."""
     classes, paused = net.config[K_CLASSES], st.link[at, L_PAUSED]
     if classes == 2:
         return ONE if st.fifo[at, 1, Q_HEAD] >= 0 and paused == 0 else NONE
@@ -138,7 +136,7 @@ def next_class(net, st, at):  # type: ignore[no-untyped-def]
 @inlined
 def resume(net, st, at, now):  # type: ignore[no-untyped-def]
     """Send the next packet of an idle switch link, if there is one."""
-    c = next_class(net, st, at)
+    c = ZERO if st.fifo[at, 0, Q_HEAD] >= 0 else next_data(net, st, at)
     if c >= 0:
         transmit(net, st, at, pop(st.packet, st.fifo, at, c), now)
 
@@ -252,6 +250,15 @@ def enqueue(net, st, at, p, now):  # type: ignore[no-untyped-def]
 
 
 @inlined
+def queued(net, st, at, p):  # type: ignore[no-untyped-def]
+    """Whether a packet counts in the queue of a link: a NIC's own packets do not, what it forwards does."""
+    if not st.link[at, L_STATE] & HOST:
+        return True
+    pos = st.packet[p, P_POS]
+    return pos > 0 and net.hop[pos - 1] >= 0
+
+
+@inlined
 def leave_queue(net, st, at, p, now):  # type: ignore[no-untyped-def]
     """A packet's bytes are in a switch's queue no longer."""
     c, size = st.packet[p, P_CLASS], np.int64(st.packet[p, P_SIZE])
@@ -273,7 +280,7 @@ def sent(net, st, at, now):  # type: ignore[no-untyped-def]
     c, size = st.packet[p, P_CLASS], np.int64(st.packet[p, P_SIZE])
     link[at, L_SENT] += size
     state = link[at, L_STATE]
-    if not state & HOST:
+    if queued(net, st, at, p):
         leave_queue(net, st, at, p, now)
         if c > 0:
             left = np.int64(st.fifo[at, c, Q_BYTES])

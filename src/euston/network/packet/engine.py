@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from euston import units
-from euston.errors import ConfigError, SimulationError
+from euston.errors import ConfigError, RouteError, SimulationError
 from euston.fabrics import Fabric
 from euston.network.balancing.base import PathChoice, PathMode
 from euston.network.flows import FlowResult, Flows
@@ -156,7 +156,7 @@ class PacketEngine:
                     flow = int(self._state.counter[y.G_TOLD])
                     self._state.counter[y.G_TOLD] = -1
                     return np.array([flow], np.int32)
-                elif stop < until:
+                elif stop < until and self._running():
                     self._apply(self._faults.pop(0))
                 else:
                     return np.zeros(0, np.int32)
@@ -206,22 +206,51 @@ class PacketEngine:
             _kernel.flush(self._net, self._state, np.int64(at), np.int64(now))
 
     def _reroute(self) -> None:
-        """New paths for packets sent from now on; those on their way keep theirs."""
+        """New paths for packets sent from now on; those on their way keep theirs.
+
+        Flows without a live path keep the old ones, and time out.
+        """
+        flow, net, alive = self._state.flow, self._net, self._capacity > 0
+        open_ = np.flatnonzero(np.isin(flow[:, y.F_STATE], (y.WAITING, y.RUNNING)))
+        src, dst = self.flows.src[open_], self.flows.dst[open_]
+        reached = self._reached(src, dst, alive) & self._reached(dst, src, alive)
+        open_, src, dst = open_[reached], src[reached], dst[reached]
+        if open_.size == 0:
+            return
         table = path_table(
             self.fabric,
-            self.flows.src,
-            self.flows.dst,
+            src,
+            dst,
             self.choice.entropies,
             self.seed,
             network=self.settings.network,
-            alive=self._capacity > 0,
+            alive=alive,
         )
-        net, plan = self._net, self._state.flow
-        base = net.hop.size // int(net.config[y.K_HOPS])
-        plan[:, y.N_FORWARD], plan[:, y.N_FORWARD_N] = table.forward + base, table.forward_n
-        plan[:, y.N_BACK], plan[:, y.N_BACK_N] = table.back + base, table.back_n
-        plan[:, (y.N_FORWARD_N, y.N_BACK_N)] *= np.where(table.hashed, 1, -1)[:, None]
-        self._net = net._replace(hop=np.concatenate((net.hop, table.links.reshape(-1))))
+        width = int(net.config[y.K_HOPS])
+        if table.links.shape[1] > width:
+            raise SimulationError(f"a way around dead links has more than {width - 1} links")
+        base = net.hop.size // width
+        links = np.full((table.links.shape[0], width), -1, np.int32)
+        links[:, : table.links.shape[1]] = table.links
+        way = np.where(table.hashed, 1, -1)
+        flow[open_, y.N_FORWARD], flow[open_, y.N_FORWARD_N] = table.forward + base, table.forward_n * way
+        flow[open_, y.N_BACK], flow[open_, y.N_BACK_N] = table.back + base, table.back_n * way
+        self._net = net._replace(hop=np.concatenate((net.hop, links.reshape(-1))))
+
+    def _reached(
+        self, src: NDArray[np.int32], dst: NDArray[np.int32], alive: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """Which pairs have a live path: all at once, and by halves where one has none."""
+        try:
+            self.fabric.route(src, dst, 0, network=self.settings.network, alive=alive)
+        except RouteError:
+            half = src.size // 2
+            if half == 0:
+                return np.zeros(src.size, np.bool_)
+            return np.concatenate(
+                (self._reached(src[:half], dst[:half], alive), self._reached(src[half:], dst[half:], alive))
+            )
+        return np.ones(src.size, np.bool_)
 
     # ---- results ---------------------------------------------------------------------------------------
 
