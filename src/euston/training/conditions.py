@@ -12,9 +12,9 @@ from euston.clock import CapacityEvent
 from euston.cluster import Site
 from euston.fabrics import Fabric
 from euston.network import Lowered
-from euston.network.faults import LinkFault, capacity_at, change_times, changing_bundles
 from euston.network.balancing import Balancing, delivered
 from euston.network.balancing.spray import Spray
+from euston.network.faults import LinkFault, capacity_at, change_times, changing_bundles
 from euston.training.routes import Grid
 from euston.training.skew import SPEED_SPREAD
 
