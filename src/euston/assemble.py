@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from euston import catalog
 from euston.catalog import Accelerator
 from euston.cluster import Placement, Site, place
 from euston.devices import GPU
 from euston.devices.gpu import Generation
-from euston.errors import ConfigError, EustonError, at
-from euston.fabrics import Fabric, clos
+from euston.errors import BadInput, ConfigError, EustonError, at
+from euston.fabrics import Fabric
 from euston.scenario import Scenario, build
+from euston.scenario.fabrics import built, misplaced
 from euston.scenario.sites import SiteSection
+from euston.scenario.traffic import TrafficSection
 from euston.training import Conditions, HostFault, LinkFault, TrainingJob, require_fit
 from euston.training.skew import SPEED_SPREAD
 
-__all__ = ["Prepared", "conditions", "device", "fabric", "prepare", "site"]
+if TYPE_CHECKING:  # imported when a traffic job is there: training needs neither engine of flow lists
+    from euston.network import FlowResult
+    from euston.network.allocation import AllocationPolicy
+    from euston.network.balancing import Balancing
+    from euston.network.transport import Transport
+    from euston.scenario.flows import JobTraffic
 
-# Switches where a description does not say: fewer, fatter links of the same capacity.
-DEFAULT_AGGS_PER_POD = 8
-DEFAULT_CORES_PER_AGG = 16
+__all__ = [
+    "Prepared",
+    "PreparedTraffic",
+    "conditions",
+    "device",
+    "fabric",
+    "prepare",
+    "prepare_traffic",
+    "site",
+    "site_fabric",
+]
 
 
 @dataclass(frozen=True)
@@ -60,8 +76,18 @@ def prepare(s: Scenario) -> Prepared:
 
 
 def _supported(s: Scenario) -> None:
+    mixed = next((i for i, job in enumerate(s.jobs) if isinstance(job, TrafficSection)), None)
+    if mixed is not None:
+        raise ConfigError(
+            at(
+                f"jobs[{mixed}].kind",
+                "traffic beside training in one run is not in this version; use two files",
+            )
+        )
     if s.run.network in ("packet", "emulate"):
-        raise ConfigError(at("run.network", f"{s.run.network} is not in this version; use fluid or none"))
+        raise ConfigError(
+            at("run.network", f"{s.run.network} is not in this version for training; use fluid or none")
+        )
     if s.run.compute == "analytic":
         raise ConfigError(at("run.compute", "analytic is not in this version; use des"))
     names = {s.site(job.placement.site).name for job in s.jobs}
@@ -69,9 +95,9 @@ def _supported(s: Scenario) -> None:
         raise ConfigError(
             at("jobs", f"jobs on {len(names)} sites in one run are not in this version; use one site")
         )
-    for i, job in enumerate(s.jobs):
+    for i in range(len(s.jobs)):
         for key in ("context", "expert"):
-            if getattr(job.parallel, key) > 1:
+            if getattr(s.training(i).parallel, key) > 1:
                 raise ConfigError(
                     at(
                         f"jobs[{i}].parallel.{key}",
@@ -80,50 +106,54 @@ def _supported(s: Scenario) -> None:
                 )
 
 
-def fabric(values: dict[str, Any], section: SiteSection, accelerator: Accelerator) -> Fabric:
-    """The fabric of a site from its (SI) values; sizes nobody gave are filled in."""
-    nics = int(values.get("nics_per_host") or section.accelerators_per_host)
-    ports = int(values.get("endpoints_per_tor") or 32)
-    rail = values.get("kind") == "rail"
-    per_tor = ports if rail else max(1, ports // nics)
-    tors = -(-section.hosts // per_tor) * (nics if rail else 1)
-    tors_per_pod = values.get("tors_per_pod")
-    pods = 1 if tors_per_pod is None else -(-tors // int(tors_per_pod))
-    latency = values.get("link_latency")
-    optional = {
-        "nic_latency": values.get("nic_latency", latency),
-        "tor_latency": latency,
-        "agg_latency": latency,
-        "scale_up_latency": values.get("scale_up_latency"),
-        "buffer": values.get("buffer"),
-        "hosts_per_domain": values.get("hosts_per_domain"),
-    }
-    return clos(
+def fabric(values: dict[str, Any], section: SiteSection, accelerator: Accelerator | None = None) -> Fabric:
+    """The fabric of a site from its (SI) values; sizes nobody gave are filled in.
+
+    Raises
+    ------
+    FabricError, UnitError
+        As "`key`: ...".
+    """
+    return built(
+        values,
         section.hosts,
         section.accelerators_per_host,
-        nic=values["nic"],
-        nics_per_host=nics,
-        attach="rail" if rail else "host",
-        hosts_per_tor=per_tor,
-        tors_per_pod=None if tors_per_pod is None or pods == 1 else int(tors_per_pod),
-        aggs_per_pod=int(values.get("aggs_per_pod") or (DEFAULT_AGGS_PER_POD if tors > 1 else 0)),
-        cores_per_agg=int(values.get("cores_per_agg") or (DEFAULT_CORES_PER_AGG if pods > 1 else 0)),
-        oversubscription=tuple(values.get("oversubscription") or (1.0, 1.0)),
-        scale_up=values.get("scale_up") or accelerator.scale_up_bandwidth,
-        name=str(values.get("name", section.fabric.preset or section.fabric.kind)),
-        **{key: value for key, value in optional.items() if value is not None},
+        scale_up=None if accelerator is None else accelerator.scale_up_bandwidth,
+        name=str(section.fabric.preset or section.fabric.kind),
     )
 
 
-def site(s: Scenario, section: SiteSection, where: str = "sites[0]") -> Site:
-    """One site of a scenario as objects."""
-    accelerator = catalog.accelerator(section.accelerator)
-    values = build.fabric_values(section, where)
+def site_fabric(section: SiteSection, where: str = "sites[0]") -> Fabric:
+    """The fabric of a site, which need not have an accelerator.
+
+    Raises
+    ------
+    ConfigError
+        With the place in the scenario.
+    """
+    accelerator = None if section.accelerator is None else catalog.accelerator(section.accelerator)
     try:
-        built = fabric(values, section, accelerator)
-    except EustonError as error:
-        raise ConfigError(at(f"{where}.fabric", str(error))) from None
-    return Site(section.name, accelerator, section.hosts, section.accelerators_per_host, built)
+        return fabric(build.fabric_values(section, where), section, accelerator)
+    except BadInput as error:
+        raise ConfigError(at(*misplaced(error, where))) from None
+
+
+def site(s: Scenario, section: SiteSection, where: str = "sites[0]") -> Site:
+    """One site of a scenario as objects.
+
+    Raises
+    ------
+    ConfigError
+        With the place in the scenario; also for a site without an accelerator.
+    """
+    if section.accelerator is None:
+        raise ConfigError(
+            at(f"{where}.accelerator", "is missing; a job that computes needs one of the catalogue's")
+        )
+    accelerator = catalog.accelerator(section.accelerator)
+    return Site(
+        section.name, accelerator, section.hosts, section.accelerators_per_host, site_fabric(section, where)
+    )
 
 
 def device(accelerator: Accelerator, job: TrainingJob) -> GPU:
@@ -134,23 +164,121 @@ def device(accelerator: Accelerator, job: TrainingJob) -> GPU:
     return GPU(accelerator, attention_kernel=cast(Generation, generation))
 
 
+@dataclass(frozen=True)
+class PreparedTraffic:
+    """What a run of traffic jobs needs; nothing in it can be wrong any more.
+
+    Attributes
+    ----------
+    settings : dict
+        Engine settings by network.
+    """
+
+    scenario: Scenario
+    fabric: Fabric
+    flows: JobTraffic
+    balancing: Balancing
+    transport: Transport
+    allocation: AllocationPolicy
+    faults: tuple[LinkFault, ...]
+    settings: dict[str, Any]
+
+    def run(self, network: str, progress: Callable[[str], None] | None = None) -> FlowResult:
+        """The flows on one of the two engines."""
+        from euston.traffic.run import run_flows
+
+        s = self.scenario
+        return run_flows(
+            self.flows.traffic.flows,
+            self.fabric,
+            network=network,
+            balancing=self.balancing,
+            transport=self.transport,
+            allocation=self.allocation,
+            jobs=self.flows.jobs,
+            job=self.flows.job,
+            faults=self.faults,
+            settings=self.settings[network],
+            seed=s.run.seed,
+            until=math.inf if s.run.until is None else s.run.until,
+            progress=progress,
+        )
+
+
+def prepare_traffic(s: Scenario) -> PreparedTraffic:
+    """Build and check everything that a run of the traffic jobs of ``s`` needs.
+
+    Raises
+    ------
+    BadInput
+        With the place in the scenario.
+    """
+    from euston.scenario.flows import traffic_of
+
+    if not s.is_traffic:
+        raise ConfigError(at("jobs", "a study of the network has jobs of kind traffic only"))
+    if s.run.network not in ("fluid", "packet"):
+        raise ConfigError(
+            at("run.network", f"{s.run.network} moves no traffic in this version; use fluid or packet")
+        )
+    names = {s.site(job.placement.site).name for job in s.jobs}
+    if len(names) > 1:
+        raise ConfigError(at("jobs", f"traffic on {len(names)} sites in one run; use one site"))
+    home = s.site(s.jobs[0].placement.site)
+    built = site_fabric(home, f"sites[{s.sites.index(home)}]")
+    balancing = s.policies.balancing.make(s.run.seed)
+    if hasattr(balancing, "check"):
+        balancing.check(built, where="policies.balancing")
+    transport = s.policies.transport.make()
+    s.policies.allocation.begin(built, [job.name for job in s.jobs], ())
+    for i, fault in enumerate(s.faults):
+        if fault.host is not None:
+            raise ConfigError(at(f"faults[{i}].host", "traffic computes nothing; name a link"))
+    packet = s.run.packet.make()
+    for i, name in enumerate(s.run.packet.sampled):
+        _link(built, name, f"run.packet.sampled[{i}]")
+    return PreparedTraffic(
+        s,
+        built,
+        traffic_of(s, built),
+        balancing,
+        transport,
+        s.policies.allocation.make(),
+        _link_faults(s, home.name, built),
+        {"fluid": s.run.fluid.make(transport, s.run.folding), "packet": packet},
+    )
+
+
+def _link(fabric: Fabric, name: str, where: str) -> int:
+    try:
+        return fabric.link_index(name)
+    except EustonError as error:
+        raise ConfigError(at(where, str(error))) from None
+
+
+def _link_faults(s: Scenario, site: str, fabric: Fabric) -> tuple[LinkFault, ...]:
+    """Slow and failed links of one site."""
+    return tuple(
+        LinkFault(
+            _link(fabric, fault.link, f"faults[{i}].link"),
+            float(fault.factor or 0.0),
+            fault.at,
+            math.inf if fault.until is None else fault.until,
+        )
+        for i, fault in enumerate(s.faults)
+        if fault.link is not None and s.site(fault.site).name == site
+    )
+
+
 def conditions(s: Scenario, here: Site) -> Conditions:
     """Policies, faults and fidelity switches of a scenario on a site."""
     balancing = s.policies.balancing.make(s.run.seed)
     if hasattr(balancing, "check"):
         balancing.check(here.fabric, where="policies.balancing")
-    links, hosts = [], []
+    hosts = []
     for i, fault in enumerate(s.faults):
-        if s.site(fault.site).name != here.name:
-            continue
-        until = math.inf if fault.until is None else fault.until
-        if fault.link is not None:
-            try:
-                link = here.fabric.link_index(fault.link)
-            except EustonError as error:
-                raise ConfigError(at(f"faults[{i}].link", str(error))) from None
-            links.append(LinkFault(link, float(fault.factor or 0.0), fault.at, until))
-        else:
+        if s.site(fault.site).name == here.name and fault.link is None:
+            until = math.inf if fault.until is None else fault.until
             assert fault.host is not None and fault.speed is not None
             if fault.host >= here.hosts:
                 raise ConfigError(
@@ -163,7 +291,7 @@ def conditions(s: Scenario, here: Site) -> Conditions:
     spread = s.site(here.name).speed_spread
     return Conditions(
         balancing,
-        tuple(links),
+        _link_faults(s, here.name, here.fabric),
         tuple(hosts),
         folding=s.run.folding,
         contention=s.run.network == "fluid",

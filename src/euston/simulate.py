@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from euston import scenario as scenarios
-from euston.assemble import Prepared, device, prepare
+from euston.assemble import Prepared, PreparedTraffic, device, prepare, prepare_traffic
 from euston.result import Result
 from euston.scenario import Scenario, build
 from euston.scenario.jobs import TrainingSection
 from euston.training import Iteration, Wiring, job_result, job_scalars, run_iteration
 
-__all__ = ["simulate"]
+if TYPE_CHECKING:
+    from euston.network import FlowResult
+
+__all__ = ["compare_traffic", "simulate", "simulate_traffic", "traffic_result"]
 
 Progress = Callable[[str], None]
 
@@ -55,6 +58,8 @@ def simulate(
     s = source if isinstance(source, Scenario) else scenarios.load(source)
     if seed is not None:
         s = s.model_copy(update={"run": s.run.model_copy(update={"seed": seed})})
+    if s.is_traffic:
+        return simulate_traffic(s, progress=tell)
     tell("building the site and its jobs")
     ready = prepare(s)
     tell(f"executing {', '.join(job.name for job, _ in ready.jobs)}")
@@ -83,7 +88,7 @@ def _run(ready: Prepared, wiring: Wiring | None) -> Iteration:
 def _add_facts(result: Result, ready: Prepared) -> None:
     """What a saved result must remember about where it came from."""
     s, site = ready.scenario, ready.site
-    section = s.jobs[0]
+    section = s.training(0)
     result.meta |= {
         "scenario": s.model_dump(mode="json", by_alias=True, exclude_none=True),
         "name": s.name,
@@ -146,7 +151,7 @@ def _add_tables(result: Result, iteration: Iteration, ready: Prepared) -> None:
             "error": result.scalars[r.quantity] / float(r.value) - 1,
             "source": r.source,
         }
-        for r in ready.scenario.jobs[0].reference
+        for r in ready.scenario.training(0).reference
         if r.quantity in result.scalars
     ]
     if rows:
@@ -170,7 +175,7 @@ def _alternatives(
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """The first job again with other virtual stages, when the file calls their number an assumption."""
     s = ready.scenario
-    section = s.jobs[0]
+    section = s.training(0)
     given = [a for a in section.assumptions if a.field == "parallel.virtual" and a.alternatives]
     for virtual in given[0].alternatives if given else ():
         if virtual == section.parallel.virtual:
@@ -183,3 +188,106 @@ def _alternatives(
         job.check(where="jobs[0]")
         other = replace(ready, jobs=((job, ready.jobs[0][1]), *ready.jobs[1:]))
         yield virtual, job_scalars(_run(other, wiring), 0, ready.site)
+
+
+# ---- traffic -----------------------------------------------------------------------------------------------
+
+
+def simulate_traffic(
+    source: Scenario | str | Path,
+    *,
+    network: str | None = None,
+    seed: int | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Run the traffic jobs of a scenario.
+
+    Parameters
+    ----------
+    network : "fluid" | "packet", optional
+        Wins over ``run.network``.
+    seed, progress
+        See `simulate`.
+
+    Raises
+    ------
+    EustonError
+        See `simulate`.
+    """
+    tell = progress or (lambda _: None)
+    ready = _traffic(source, seed, tell)
+    chosen = ready.scenario.run.network if network is None else network
+    tell(f"running {len(ready.flows.traffic):,} flows, {chosen}")
+    return traffic_result(ready, ready.run(chosen, tell))
+
+
+def compare_traffic(
+    source: Scenario | str | Path, *, seed: int | None = None, progress: Progress | None = None
+) -> Result:
+    """Run the traffic jobs of a scenario on both network engines; see `euston.traffic.compare`.
+
+    Where flows keep to hashed paths both engines take the packet engine's.
+    """
+    from euston.traffic.compare import compare_networks
+    from euston.traffic.packet_paths import on_packet_paths
+
+    tell = progress or (lambda _: None)
+    ready = _traffic(source, seed, tell)
+    flows = ready.flows.traffic.flows
+    paths = on_packet_paths(ready.balancing, flows, ready.scenario.run.seed)
+    tell(f"running {len(flows):,} flows, fluid")
+    fluid = replace(ready, balancing=paths).run("fluid")
+    tell(f"running {len(flows):,} flows, packet")
+    packet = ready.run("packet", tell)
+    result = compare_networks(fluid, packet, ready.fabric, header=ready.transport.header)
+    result.meta |= _traffic_facts(ready)
+    return result
+
+
+def _traffic(source: Scenario | str | Path, seed: int | None, tell: Progress) -> PreparedTraffic:
+    s = source if isinstance(source, Scenario) else scenarios.load(source)
+    if seed is not None:
+        s = s.model_copy(update={"run": s.run.model_copy(update={"seed": seed})})
+    tell("building the fabric and its traffic")
+    return prepare_traffic(s)
+
+
+SPRAYING = ("spray", "oblivious", "drb", "reps", "bitmap", "mixed")
+"""Balancing under which one flow uses all its paths at once."""
+
+
+def traffic_result(ready: PreparedTraffic, run: FlowResult) -> Result:
+    """One run of prepared traffic with its metrics."""
+    from euston.traffic.metrics import by_size
+    from euston.traffic.summary import flow_result_to_result
+
+    result = flow_result_to_result(
+        run,
+        ready.fabric,
+        traffic=ready.flows.traffic,
+        mtu=ready.transport.mtu,
+        header=ready.transport.header,
+        sprayed=ready.balancing.name in SPRAYING,
+        meta=_traffic_facts(ready),
+    )
+    jobs = ready.flows.jobs
+    if len(jobs) > 1:
+        names = pl.Series("job", list(jobs)).gather(ready.flows.job)
+        table = result.tables["flows"].with_columns(names.alias("job"))
+        parts = [
+            by_size(table.filter(pl.col("job") == job)).tail(1).with_columns(pl.lit(job).alias("bucket"))
+            for job in jobs
+        ]
+        result.tables |= {"flows": table, "by_job": pl.concat(parts).rename({"bucket": "job"})}
+    return result
+
+
+def _traffic_facts(ready: PreparedTraffic) -> dict[str, Any]:
+    s = ready.scenario
+    return {
+        "scenario": s.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "name": s.name,
+        "title": s.title or s.name,
+        "fabric": ready.fabric.name,
+        "site": ready.fabric.describe(),
+    }

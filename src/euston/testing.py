@@ -11,6 +11,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from euston.compression import Codec, NonFinite, StepKey
+from euston.compression import Payload as CodecPayload
 from euston.errors import ConfigError, EustonError, RouteError
 from euston.fabrics import Fabric, LinkKind, NodeKind, clos
 from euston.network.allocation import AllocationPolicy, Allocator, Place, QueuePlan, TransferInfo
@@ -37,7 +39,7 @@ def check_policy(policy: object) -> None:
 
     Parameters
     ----------
-    policy : Balancing or AllocationPolicy
+    policy : Balancing, AllocationPolicy or Codec
         Other kinds of policies follow with their rooms.
 
     Raises
@@ -51,9 +53,12 @@ def check_policy(policy: object) -> None:
     if hasattr(policy, "begin"):
         _check_allocation(cast(AllocationPolicy, policy))
         return
+    if hasattr(policy, "expected_vnmse"):
+        _check_codec(cast(Codec, policy))
+        return
     raise PolicyError(
         f"{policy!r} is no policy that this version knows; a balancing policy has `spread`, an allocation "
-        "policy `begin`"
+        "policy `begin`, a codec `expected_vnmse`"
     )
 
 
@@ -319,3 +324,43 @@ def _check_allocation(policy: AllocationPolicy) -> None:
             policy,
             "a policy that is not dynamic places by job, kind and marks alone",
         )
+
+
+def _check_codec(codec: Codec) -> None:
+    _require(isinstance(codec.name, str) and codec.name, codec, "`name` must be a non-empty text")
+    d, steps = 5000, 20
+    fed_back = codec.unbiased or codec.expected_vnmse(d) < 1.0
+    _require(fed_back, codec, "it must be unbiased, or err by less than the vector itself")
+    x = np.random.default_rng(0).standard_normal(d).astype(np.float32)
+    error, mean = 0.0, np.zeros(d)
+    for step in range(steps):
+        key = StepKey(job=7, step=step)
+        payload = codec.encode(x, key)
+        _require(len(bytes(payload)) == codec.bytes(d), codec, "`bytes` must say the exact size of a payload")
+        got = codec.decode(payload)
+        _require(got.dtype == np.float32 and got.shape == (d,), codec, "`decode` must give float32[d]")
+        error += float(((got - x) ** 2).sum() / (x**2).sum()) / steps
+        mean += got / steps
+    more = error > 1.15 * codec.expected_vnmse(d) + 1e-12
+    _require(not more, codec, f"it errs by {error:.4g}, more than it says")
+    if codec.unbiased:
+        left = float(((mean - x) ** 2).sum() / (x**2).sum())
+        near = left <= 1.5 * error / steps + 1e-12
+        _require(near, codec, "`unbiased`: the mean of decodings must approach x")
+    again = CodecPayload.empty(codec, d, key)
+    for j in range(len(payload)):
+        again.place(j, payload.packet(j))
+    _require((codec.decode(again) == got).all(), codec, "packets placed one by one must decode to the same")
+    same = bytes(codec.encode(x, key)) == bytes(codec.encode(x.copy(), key))
+    _require(same or codec.name == "power_sgd", codec, "the same vector and key must give the same bytes")
+    nothing = codec.decode(payload, np.zeros(len(payload), np.bool_), lost="zero")
+    _require(not nothing.any(), codec, "no packets and `lost='zero'` must decode to zero")
+    zero = codec.decode(codec.encode(np.zeros(d, np.float32), key))
+    _require(not zero.any(), codec, "zero must decode to zero")
+    x[d // 2] = np.nan
+    try:
+        codec.encode(x, StepKey(name="layer.weight"))
+    except NonFinite as refused:
+        _require("layer.weight" in str(refused), codec, "the refusal of NaN must name the bucket")
+    else:
+        raise PolicyError(f"{type(codec).__name__}: NaN must be refused")

@@ -249,8 +249,9 @@ def test_rows_show_value_unit_range_and_status() -> None:
         (
             "fabrics",
             "quantum",
-            "unknown fabric 'quantum'; known: llama3-roce-24k, selene-hdr, vtrain-hdr, "
-            "generic-400g-clos, generic-400g-rail",
+            "unknown fabric 'quantum'; known: llama3-roce-24k, selene-hdr, vtrain-hdr, generic-400g-clos, "
+            "generic-400g-rail, hpn-pod, rail-only-400g, nvl72, cloudmatrix384, ub-mesh-pod, frontier, "
+            "tpu-v4-pod",
         ),
         ("fabrics", "selena-hdr", "unknown fabric 'selena-hdr'; did you mean 'selene-hdr'?"),
         (

@@ -21,7 +21,7 @@ from euston.scenario import Scenario
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = str(ROOT / "examples" / "two-jobs.yaml")
-COMMANDS = ("simulate", "compare", "validate", "schema", "catalog", "doctor", "reproduce")
+COMMANDS = ("simulate", "compare", "net", "validate", "schema", "catalog", "doctor", "reproduce")
 
 
 def run(*arguments: str | Path) -> Outcome:
@@ -321,7 +321,9 @@ def test_reproduce_prints_rows_and_summary(monkeypatch: pytest.MonkeyPatch, tmp_
     }  # fmt: skip
     asked: dict[str, Any] = {}
 
-    def fake_run(name: str, *, data: Path | None = None, seed: int = 0) -> dict[str, Any]:
+    def fake_run(
+        name: str, *, data: Path | None = None, seed: int = 0, progress: Any = None
+    ) -> dict[str, Any]:
         asked.update(name=name, data=data, seed=seed)
         return outcome
 

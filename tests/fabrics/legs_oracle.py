@@ -29,9 +29,18 @@ def graph(fabric: Fabric, use: NDArray[np.bool_]) -> nx.DiGraph:
 
 
 def on_nodes(
-    fabric: Fabric, a: int, b: int, kinds: NDArray[np.bool_], alive: NDArray[np.bool_]
+    fabric: Fabric,
+    a: int,
+    b: int,
+    kinds: NDArray[np.bool_],
+    alive: NDArray[np.bool_],
+    *,
+    around: bool = False,
 ) -> list[Path]:
-    """Live paths over links of some kinds, as long as the shortest when all is well."""
+    """Live paths over links of some kinds, as long as the shortest when all is well.
+
+    ``around``: the shortest there are, for structures that lead traffic around what is down.
+    """
     if a == b:  # both behind one NIC: up to a ToR and back, in any plane
         ups = np.flatnonzero(kinds & (fabric.link_src == a)).tolist()
         loops = [(up, int(fabric.reverse[up])) for up in ups]
@@ -42,7 +51,11 @@ def on_nodes(
         found = list(nx.all_shortest_paths(graph(fabric, kinds & alive), a, b))
     except nx.NetworkXNoPath:
         return []
-    return [tuple(whole.edges[edge]["link"] for edge in pairwise(p)) for p in found if len(p) == hops + 1]
+    return [
+        tuple(whole.edges[edge]["link"] for edge in pairwise(p))
+        for p in found
+        if around or len(p) == hops + 1
+    ]
 
 
 def nic_node(fabric: Fabric, endpoint: int, nics: int) -> int:
@@ -57,12 +70,14 @@ def scale_up_paths(fabric: Fabric, s: int, d: int, alive: NDArray[np.bool_]) -> 
     return [()] if s == d else on_nodes(fabric, s, d, np.isin(fabric.kind, SCALE_UP), alive)
 
 
-def scale_out_paths(fabric: Fabric, s: int, d: int, nics: int, alive: NDArray[np.bool_]) -> list[Path]:
+def scale_out_paths(
+    fabric: Fabric, s: int, d: int, nics: int, alive: NDArray[np.bool_], *, around: bool = False
+) -> list[Path]:
     """Live paths over the scale-out network alone."""
     if s == d:
         return [()]
     a, b = nic_node(fabric, s, nics), nic_node(fabric, d, nics)
-    return on_nodes(fabric, a, b, ~np.isin(fabric.kind, SCALE_UP), alive)
+    return on_nodes(fabric, a, b, ~np.isin(fabric.kind, SCALE_UP), alive, around=around)
 
 
 def forwarded_paths(

@@ -136,7 +136,8 @@ def test_hpn_has_the_published_counts() -> None:
     assert by_kind[LinkKind.AGG_UP].size == 0
     assert np.unique(f.capacity[by_kind[LinkKind.NIC_UP]]) == 200 * GBIT
     assert (f.injection_bandwidth == 400 * GBIT).all()
-    tor = np.bincount(f.link_src[by_kind[LinkKind.NIC_DOWN]])[f.node_kind == NodeKind.TOR]
+    below = np.bincount(f.link_src[by_kind[LinkKind.NIC_DOWN]], minlength=f.node_kind.size)
+    tor = below[f.node_kind == NodeKind.TOR]
     assert (tor == 128).all()  # ports of 200 Gb/s below a ToR
     agg = np.bincount(f.link_src[by_kind[LinkKind.TOR_DOWN]])[-120:]
     assert (agg == 120).all()  # ToRs below an agg: those of its plane

@@ -142,15 +142,15 @@ CASES = [
     ),
     (
         "kind: clos",
-        "kind: torus",
-        "6:14: `sites[0].fabric.kind`: unknown fabric kind 'torus'; known: clos, rail",
+        "kind: tours",
+        "6:14: `sites[0].fabric.kind`: unknown fabric kind 'tours'; did you mean 'torus'?",
     ),
     (
         "kind: training",
         "kind: trainin",
         "9:5: `jobs[0].kind`: unknown job kind 'trainin'; did you mean 'training'?",
     ),
-    ("    kind: training\n", "", "8:5: `jobs[0].kind`: is missing; the kinds are training"),
+    ("    kind: training\n", "", "8:5: `jobs[0].kind`: is missing; the kinds are training, traffic"),
     (
         JOB_KEY,
         "    software: megatron-2020\n    batch:",

@@ -149,7 +149,7 @@ def test_the_schema_knows_every_key_and_short_name() -> None:
     definitions = schema["$defs"]
     assert set(definitions["ParallelSection"]["properties"]) >= {"tensor", "tp", "pp", "vp", "dp", "cp", "ep"}
     assert set(definitions["BatchSection"]["properties"]) == {"global", "micro", "sequence"}
-    assert definitions["FabricSection"]["properties"]["nic"]["anyOf"][0]["type"] == "string"
+    assert definitions["ClosFabric"]["properties"]["nic"]["anyOf"][0]["type"] == "string"
     assert all(
         part.get("additionalProperties") is False for part in definitions.values() if "properties" in part
     )

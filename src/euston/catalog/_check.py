@@ -81,10 +81,10 @@ def _software(item: Entry) -> Iterator[str]:
 
 
 def _fabric(item: Entry) -> Iterator[str]:
-    tiers = len(item.values["oversubscription"])
-    if tiers != 2:
+    values = item.values
+    if values["kind"] in ("clos", "rail") and len(values.get("oversubscription", (1, 1))) != 2:
         yield f"`{item.kind}.{item.name}.oversubscription`: needs two numbers, ToR and pod"
-    if item.values["accelerators_per_host"] % item.values["nics_per_host"]:
+    if values["accelerators_per_host"] % values.get("nics_per_host", 1):
         yield f"`{item.kind}.{item.name}.nics_per_host`: does not divide the accelerators of a host"
 
 

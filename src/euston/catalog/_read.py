@@ -188,8 +188,9 @@ def _collect(entry: _Entry, path: str, value: Any, fields: _Fields, into: dict[s
         fields.status[path] = status
     if "note" in detail:
         fields.notes[path] = str(detail["note"])
-    if isinstance(wanted, str) and wanted in units.DIMENSIONS:
-        fields.dimensions[path] = wanted
+    dimension = "bandwidth" if wanted == "bandwidths" else wanted
+    if isinstance(dimension, str) and dimension in units.DIMENSIONS:
+        fields.dimensions[path] = dimension
     if "low" in detail or "high" in detail:
         low = _value(detail.get("low", value), wanted, f"{where}.low")
         high = _value(detail.get("high", value), wanted, f"{where}.high")
@@ -209,6 +210,10 @@ def _value(value: Any, wanted: FieldType | None, where: str) -> Any:
         if value not in wanted:
             raise CatalogError(at(where, unknown("word", str(value), wanted)))
         return value
+    if wanted == "bandwidths":
+        if isinstance(value, list) and value:
+            return tuple(_value(item, "bandwidth", where) for item in value)
+        return _value(value, "bandwidth", where)
     if wanted in units.DIMENSIONS:
         try:
             return units.parse(value, wanted, bare=False, where=where)
@@ -217,6 +222,8 @@ def _value(value: Any, wanted: FieldType | None, where: str) -> Any:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if wanted == "numbers" and isinstance(value, list) and value and all(_positive(item) for item in value):
         return tuple(float(item) for item in value)
+    if wanted == "counts" and isinstance(value, list) and value:
+        return tuple(_value(item, "count", where) for item in value)
     if wanted == "number" and number and _positive(value):
         return float(value)
     if wanted == "count" and isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -231,6 +238,7 @@ def _value(value: Any, wanted: FieldType | None, where: str) -> Any:
         "number": "a number above 0",
         "numbers": "a list of numbers above 0",
         "count": "a whole number above 0",
+        "counts": "a list of whole numbers above 0",
         "flag": "true or false",
         "text": "text",
         "date": "a date like '2024-07'",

@@ -1,8 +1,8 @@
 """Which fields an entry of each kind may have, and in which dimension they are written.
 
 A field type is a key of `euston.units.DIMENSIONS` (text with a unit), one of ``text``, ``number``,
-``numbers``, ``count``, ``flag``, ``date``, or a tuple of allowed words. ``peak.*`` stands for any key of
-that table.
+``numbers``, ``count``, ``counts``, ``bandwidths`` (one or a list), ``flag``, ``date``, or a tuple of allowed
+words. ``peak.*`` stands for any key of that table.
 """
 
 from __future__ import annotations
@@ -62,35 +62,65 @@ SCHEMAS: dict[str, Schema] = {
     "fabrics": Schema(
         "fabric",
         {
-            "kind": ("clos", "rail"),
+            "kind": "text",
             "description": "text",
-            "nic": "bandwidth",
-            "nics_per_host": "count",
+            # hosts
+            "hosts": "count",
             "accelerators_per_host": "count",
+            "nics_per_host": "count",
+            "hosts_per_domain": "count",
+            "hosts_per_switch": "count",
+            # sizes
             "attach": ("host", "rail"),
             "endpoints_per_tor": "count",
+            "hosts_per_tor": "count",
+            "hosts_per_leaf": "count",
+            "hosts_per_segment": "count",
+            "segments": "count",
             "tors_per_pod": "count",
             "pods": "count",
-            "oversubscription": "numbers",
             "aggs_per_pod": "count",
+            "aggs_per_plane": "count",
             "cores_per_agg": "count",
+            "spines": "count",
+            "spines_per_rail": "count",
+            "planes": "count",
+            "scale_up_planes": "count",
+            "k": "count",
+            "a": "count",
+            "p": "count",
+            "h": "count",
+            "q": "count",
+            "groups": "count",
+            "switches": "count",
+            "degree": "count",
+            "dims": "counts",
+            "cables": "counts",
+            "wrap": "flag",
+            # rates and times
+            "oversubscription": "numbers",
+            "nic": "bandwidth",
+            "link": "bandwidths",
+            "local_link": "bandwidth",
+            "global_link": "bandwidth",
+            "tor_uplink": "bandwidth",
+            "agg_uplink": "bandwidth",
             "scale_up": "bandwidth",
-            "hosts_per_domain": "count",
+            "bandwidth": "bandwidth",
+            "latency": "duration",
             "link_latency": "duration",
             "nic_latency": "duration",
+            "tor_latency": "duration",
+            "agg_latency": "duration",
+            "local_latency": "duration",
+            "global_latency": "duration",
             "scale_up_latency": "duration",
             "buffer": "data",
+            # routing
+            "routing": "text",
+            "cross_rail": ("spine", "forward"),
         },
-        required=(
-            "kind",
-            "nic",
-            "nics_per_host",
-            "accelerators_per_host",
-            "endpoints_per_tor",
-            "tors_per_pod",
-            "oversubscription",
-            "link_latency",
-        ),
+        required=("kind", "description", "accelerators_per_host"),
     ),
     "software": Schema(
         "software profile",

@@ -76,6 +76,8 @@ class Entry:
         return text
 
     def _text(self, path: str, value: Any) -> str:
+        if isinstance(value, (list, tuple)):
+            return ", ".join(self._text(path, item) for item in value)
         dimension = self.dimensions.get(path)
         if dimension == "data" and value % 1e9 == 0:  # vendors count memory in decimal units
             return f"{value / 1e9:g} GB"
@@ -85,8 +87,6 @@ class Entry:
             return f"{value * 3.6e6:.4g} USD/kWh"
         if dimension in DIMENSIONS:
             return exact_text(value, dimension)
-        if isinstance(value, (list, tuple)):
-            return ", ".join(str(item) for item in value)
         return str(value)
 
     def rows(self) -> list[dict[str, str]]:

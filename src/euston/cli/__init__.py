@@ -1,4 +1,5 @@
-"""The command line: `euston simulate`, `compare`, `validate`, `schema`, `catalog`, `doctor`, `reproduce`.
+"""The command line: `euston simulate`, `compare`, `net`, `validate`, `schema`, `catalog`, `doctor`,
+`reproduce`.
 
 Heavy modules are imported inside the commands, so that `euston --help` answers at once.
 """

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from euston import __version__
-from euston.cli import _catalog, _doctor, _files, _reproduce, _simulate
+from euston.cli import _catalog, _doctor, _files, _net, _reproduce, _simulate
 from euston.cli._out import clean, say
 from euston.errors import EustonError
 
@@ -25,6 +25,9 @@ class _Group(TyperGroup):
         except EustonError as error:
             report(error)
             raise typer.Exit(error.exit_code) from None
+        except MemoryError as error:
+            say(f"error: not enough memory ({error}); describe less, or use a machine with more")
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             say("interrupted; nothing was written")
             raise typer.Exit(INTERRUPTED) from None
@@ -51,6 +54,7 @@ app.command("simulate")(_simulate.simulate)
 app.command("compare")(_simulate.compare)
 app.command("validate")(_files.validate)
 app.command("schema")(_files.schema)
+app.add_typer(_net.app, name="net")
 app.add_typer(_catalog.app, name="catalog")
 app.command("doctor")(_doctor.doctor)
 app.command("reproduce")(_reproduce.reproduce)

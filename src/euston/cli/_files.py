@@ -21,7 +21,7 @@ def validate(
 ) -> None:
     """Check scenarios without running them; every problem comes with its line."""
     from euston import scenario as scenarios
-    from euston.assemble import prepare
+    from euston.assemble import prepare, prepare_traffic
     from euston.cli._app import report
     from euston.errors import BadInput
 
@@ -36,7 +36,7 @@ def validate(
             report(error)
             continue
         try:
-            prepare(scenario)
+            prepare_traffic(scenario) if scenario.is_traffic else prepare(scenario)
         except BadInput as error:
             placed = scenarios.with_place(scenario, error)
             found[str(file)] = [str(placed)]

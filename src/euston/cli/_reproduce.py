@@ -8,7 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from euston.cli._out import CatalogDir, Json, Quiet, Seed, console, put, put_json, say, table, use_catalog
+from euston.cli._out import (
+    CatalogDir,
+    Json,
+    Quiet,
+    Seed,
+    console,
+    progress,
+    put,
+    put_json,
+    say,
+    table,
+    use_catalog,
+)
 from euston.errors import BadInput, unknown
 
 
@@ -46,7 +58,8 @@ def reproduce(
         raise BadInput(f"{data}: no such file or folder")
     use_catalog(catalog)
     say(f"running {name}", quiet=quiet or json_)
-    outcome: dict[str, Any] = studies.run(name, data=data, seed=seed or 0)
+    with progress(quiet) as tell:
+        outcome: dict[str, Any] = studies.run(name, data=data, seed=seed or 0, progress=tell)
     if json_:
         put_json(outcome)
     elif not quiet:
@@ -66,7 +79,8 @@ def _print(outcome: dict[str, Any]) -> None:
     for row in outcome["rows"]:
         error = row.get("error")
         role = row.get("role") or ""
-        remark = "; ".join(str(part) for part in (role, row.get("reason")) if part)
+        case = (row.get("extra") or {}).get("case")
+        remark = "; ".join(str(part) for part in (case, role, row.get("reason")) if part)
         lines.append(
             [
                 str(row["id"]),

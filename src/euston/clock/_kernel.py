@@ -28,7 +28,6 @@ from euston.network._repair import (
     attempt,
     bare,
     close_flow,
-    component,
     open_flow,
     retire,
     set_capacity,
@@ -427,9 +426,14 @@ def _reroute(fx, ch, net, column_bytes, lag, t):  # type: ignore[no-untyped-def]
         _ask(net, ch.asked, c, weight)
 
 
-@bare
-def _run(fx, st, net, ch, whole, until):  # type: ignore[no-untyped-def]
-    """As ``advance``; nan when a whole component has to be solved first."""
+@njit(cache=True, no_cfunc_wrapper=True, _nrt=False, error_model="numpy")
+def advance(fx, st, net, ch, whole, solved, until):  # type: ignore[no-untyped-def]
+    """Run up to and including ``until``; stop right after the first batch that fills the outbox.
+
+    Returns the time of the next event, inf when nothing will happen; nan when the caller has to solve a
+    connected part (``network._repair.component``) and call again with ``solved``. That solver is seldom
+    needed and long to compile: hence not from here. ``whole``: always ask for it, because links have queues.
+    """
     fixed, heap, i, now, ops = fx.op, st.heap, st.i, st.now, st.op
     stream, stream_i, where = st.stream, st.stream_i, st.where
     external_id, external_value = st.external_id, st.external_value
@@ -437,6 +441,8 @@ def _run(fx, st, net, ch, whole, until):  # type: ignore[no-untyped-def]
     slots = np.int64(stream.shape[1])
     operations = slots + net.flow.shape[0]
     externals = operations + fx.kind.size
+    if solved:
+        _rerate(net, heap, where, i, slots, st.window[1], now[0])
     while True:
         # Everything ready starts now.
         while i[I_READY] > 0:
@@ -514,17 +520,3 @@ def _run(fx, st, net, ch, whole, until):  # type: ignore[no-untyped-def]
             if t > now[0]:
                 now[0] = t
             t = heap[0, TIME] if i[I_HEAP] > 0 else np.inf
-
-
-@njit(cache=True, no_cfunc_wrapper=True)
-def advance(fx, st, net, ch, queues, until):  # type: ignore[no-untyped-def]
-    """Run up to and including ``until``; stop right after the first batch that fills the outbox.
-
-    Returns the time of the next event, inf when nothing will happen.
-    """
-    while True:
-        t = _run(fx, st, net, ch, queues is not None, until)
-        if not np.isnan(t):
-            return t
-        component(net, queues)
-        _rerate(net, st.heap, st.where, st.i, np.int64(st.stream.shape[1]), st.window[1], st.now[0])

@@ -364,7 +364,13 @@ class Executor:
                 )
             self._held[op] -= 1
             self._plan(self._planned, message.time, int(k.EV_RELEASE), op, 0.0)
-        self._next = k.advance(self._fixed, st, self._net, self._choices, self._queues, float(until))
+        whole, solved = self._queues is not None, False
+        while True:
+            self._next = k.advance(self._fixed, st, self._net, self._choices, whole, solved, float(until))
+            if self._next == self._next:
+                break
+            n_.component(self._net, self._queues)
+            solved = True
         n = int(st.i[k.I_OUT])
         st.i[k.I_OUT] = 0
         ended = sorted((float(st.when[k.END, op]), int(op)) for op in st.op[k.OUTBOX, :n])

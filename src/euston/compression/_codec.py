@@ -34,7 +34,7 @@ BLOCK = 1 << 20
 MTU_PAYLOAD = 1452
 """Bytes of a packet by default: Ethernet's 1500 less IPv4 (20), UDP (8) and a transport header (20)."""
 
-_LARGEST = 1 << 26  # 2^32 signs per seed are enough for 64 such pieces
+_LARGEST = 1 << 26
 
 # Sums of squares outside this range may have under- or overflowed float32 on the way: such pieces are scaled
 # by a power of two first. Inside it, squares that matter are normal numbers and butterflies stay below 1e20.
@@ -212,11 +212,11 @@ class RotatedCodec(PackedCodec):
         1 unless a piece's norm (or the norm that senders agreed on) is near the ends of float32.
         """
         seed, start = self._seed(key), layout.start
-        squares = np.zeros(layout.pieces)
+        squares, whole = np.zeros(layout.pieces), np.ones(layout.pieces, np.float32)
         for first, last in layout.batches(BLOCK):
             y = scratch("rotated", int(start[last] - start[first]))
             tile = scratch("tile", tile_size(int(start[first + 1] - start[first])))
-            rotate(x, y, tile, seed, start, first, last, True, squares)
+            rotate(x, y, tile, seed, start, first, last, True, whole, squares)
             norm, gain = np.sqrt(squares[first:last]), np.ones(last - first)
             risky = ~((squares[first:last] >= _SAFE[0]) & (squares[first:last] <= _SAFE[1]))
             if agreed is not None:
@@ -232,7 +232,7 @@ class RotatedCodec(PackedCodec):
                 scaled = np.zeros(hi, np.float32)
                 scaled[lo:] = np.ldexp(x[lo:hi], -away)
                 part = y[lo - start[first] : start[p + 1] - start[first]]
-                rotate(scaled, part, tile, seed, start, p, p + 1, True, squares)
+                rotate(scaled, part, tile, seed, start, p, p + 1, True, whole, squares)
                 norm[p - first], gain[p - first] = np.ldexp(norm[p - first], -away), np.ldexp(1.0, away)
             yield first, last, y, norm, gain
 

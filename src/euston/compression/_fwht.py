@@ -16,7 +16,14 @@ import numpy as np
 from numba import njit
 
 from euston.compression._hash import splitmix64
-from euston.compression._vector import LANES, hadamard64, radix2, radix4, radix8, square_sum
+from euston.compression._vector import (
+    LANES,
+    hadamard64_signed,
+    radix2,
+    radix4,
+    radix8,
+    signed_hadamard64,
+)  # fmt: skip
 
 __all__ = ["STRIP", "WHOLE_ROW", "WIDEST_ROW", "rotate", "tile_size", "unrotate"]
 
@@ -47,14 +54,6 @@ def _sign_words(words, seed, group):  # type: ignore[no-untyped-def]
 
 
 @_helper
-def _flip(out, x, words, bit):  # type: ignore[no-untyped-def]
-    """128 floats (as uint32) with the signs of one bit of the words."""
-    up = np.uint32(31 - bit)
-    for j in range(_WORDS):
-        out[j] = x[j] ^ ((words[j] << up) & np.uint32(0x80000000))
-
-
-@_helper
 def _levels(v, first, size, step):  # type: ignore[no-untyped-def]
     """All levels of ``v[first:first + size]`` from stride ``step`` (a multiple of 8) upwards, in place."""
     n = size // step
@@ -70,14 +69,6 @@ def _levels(v, first, size, step):  # type: ignore[no-untyped-def]
     elif n == 2:
         for i in range(first, first + step, LANES):
             radix2(v, i, step, v, i, step)
-
-
-@_helper
-def _block(v, first, size):  # type: ignore[no-untyped-def]
-    """All levels of a block that fits the first-level cache; `size` is a power of two from 64 on."""
-    for i in range(first, first + size, 64):
-        hadamard64(v, i)
-    _levels(v, first, size, 64)
 
 
 @_helper
@@ -105,36 +96,28 @@ def _shape(size):  # type: ignore[no-untyped-def]
 
 
 @_helper
-def _flip_some(out, x, words, at, count, given):  # type: ignore[no-untyped-def]
-    """Signs of `count` < 128 coordinates from coordinate `at` on; those after `given` are zero."""
-    for j in range(count):
-        sign = words[(at + j) % _WORDS] << np.uint32(31 - (at + j) // _WORDS % 32)
-        out[j] = x[j] ^ (sign & np.uint32(0x80000000)) if j < given else np.uint32(0)
-
-
-@_helper
-def _rotate_piece(x, y, tile, seed, first, signed, words):  # type: ignore[no-untyped-def]
+def _rotate_piece(x, y, tile, seed, first, signed, scale, words, sums):  # type: ignore[no-untyped-def]
     rows, columns = _shape(y.size)
-    raw, out = x.view(np.uint32), y.view(np.uint32)
     n, group, squares = x.size, np.int64(-1), 0.0
     block = min(columns, WHOLE_ROW)
-    width = min(block, _WORDS)
     for o in range(0, y.size, columns):
         for b in range(o, o + columns, block):
-            for i in range(b, b + block, width):
+            sums[:] = np.float32(0)
+            for i in range(b, b + block, 64):
                 at = first + i
                 if signed and at // _GROUP != group:
                     group = at // _GROUP
                     _sign_words(words, seed, group)
-                if width == _WORDS and i + width <= n:
-                    _flip(out[i : i + _WORDS], raw[i : i + _WORDS], words, at // _WORDS % 32)
-                    squares += square_sum(y, i)
-                else:
-                    given = max(0, min(width, n - i))
-                    _flip_some(out[i : i + width], raw[i : i + given], words, at, width, given)
-                    for j in range(i, i + given):
-                        squares += np.float64(y[j]) * np.float64(y[j])
-            _block(y, b, block)
+                shift = np.uint32(31 - at // _WORDS % 32)
+                if i + 64 <= n:
+                    signed_hadamard64(x, i, words, at % _WORDS, shift, scale, y, i, sums)
+                    continue
+                for j in range(i, i + 64):
+                    y[j] = x[j] if j < n else np.float32(0)
+                signed_hadamard64(y, i, words, at % _WORDS, shift, scale, y, i, sums)
+            for lane in range(LANES):
+                squares += np.float64(sums[lane])
+            _levels(y, b, block, 64)
         _levels(y, o, columns, block)
     if rows > 1:
         _columns(y, tile, rows, columns)
@@ -142,36 +125,33 @@ def _rotate_piece(x, y, tile, seed, first, signed, words):  # type: ignore[no-un
 
 
 @_helper
-def _unrotate_piece(y, x, tile, seed, first, signed, scale, words):  # type: ignore[no-untyped-def]
+def _unrotate_piece(y, x, tile, seed, first, signed, scale, words, sums):  # type: ignore[no-untyped-def]
     rows, columns = _shape(y.size)
-    raw, out = y.view(np.uint32), x.view(np.uint32)
     n, group = x.size, np.int64(-1)
     block = min(columns, WHOLE_ROW)
-    width = min(block, _WORDS)
     if rows > 1:
         _columns(y, tile, rows, columns)
     for o in range(0, n, columns):
         _levels(y, o, columns, block)
         for b in range(o, min(n, o + columns), block):
-            _block(y, b, block)
-            part = y[b : b + block]
-            for j in range(part.size):
-                part[j] *= scale
-            for i in range(b, min(n, b + block), width):
+            _levels(y, b, block, 64)
+            for i in range(b, min(n, b + block), 64):
                 at = first + i
                 if signed and at // _GROUP != group:
                     group = at // _GROUP
                     _sign_words(words, seed, group)
-                if width == _WORDS and i + width <= n:
-                    _flip(out[i : i + _WORDS], raw[i : i + _WORDS], words, at // _WORDS % 32)
-                else:
-                    given = min(width, n - i)
-                    _flip_some(out[i : i + given], raw[i : i + given], words, at, given, given)
+                shift = np.uint32(31 - at // _WORDS % 32)
+                if i + 64 <= n:
+                    hadamard64_signed(y, i, words, at % _WORDS, shift, scale, x, i, sums)
+                    continue
+                hadamard64_signed(y, i, words, at % _WORDS, shift, scale, y, i, sums)
+                for j in range(i, n):
+                    x[j] = y[j]
 
 
 @_kernel
-def rotate(x, y, tile, seed, start, first, last, signed, squares):  # type: ignore[no-untyped-def]
-    """``y = H D x`` (not normalised) of the pieces `first` to `last`.
+def rotate(x, y, tile, seed, start, first, last, signed, scale, squares):  # type: ignore[no-untyped-def]
+    """``y = scale[p] * H D x`` of the pieces `first` to `last`.
 
     Parameters
     ----------
@@ -188,24 +168,24 @@ def rotate(x, y, tile, seed, start, first, last, signed, squares):  # type: igno
         Pieces ``first <= p < last``.
     signed : bool
         Without signs this is the plain transform.
+    scale : float32[pieces]
     squares : float64[pieces]
         Filled with the sum of the squares of x in each piece.
     """
-    words = np.zeros(_WORDS, np.uint32)
+    words, sums = np.zeros(_WORDS, np.uint32), np.zeros(LANES, np.float32)
     for p in range(first, last):
         lo, hi = start[p], start[p + 1]
         part = y[lo - start[first] : hi - start[first]]
-        squares[p] = _rotate_piece(x[lo : min(hi, x.size)], part, tile, seed, lo, signed, words)
+        squares[p] = _rotate_piece(
+            x[lo : min(hi, x.size)], part, tile, seed, lo, signed, scale[p], words, sums
+        )
 
 
 @_kernel
 def unrotate(y, x, tile, seed, start, first, last, signed, scale):  # type: ignore[no-untyped-def]
-    """``x = scale[p] * D H y`` of the pieces `first` to `last`; `y` is used up. Parameters as for `rotate`.
-
-    ``scale``: float32[pieces].
-    """
-    words = np.zeros(_WORDS, np.uint32)
+    """``x = scale[p] * D H y`` of pieces `first` to `last`; `y` is used up. Parameters as for `rotate`."""
+    words, sums = np.zeros(_WORDS, np.uint32), np.zeros(LANES, np.float32)
     for p in range(first, last):
         lo, hi = start[p], start[p + 1]
         part = y[lo - start[first] : hi - start[first]]
-        _unrotate_piece(part, x[lo : min(hi, x.size)], tile, seed, lo, signed, scale[p], words)
+        _unrotate_piece(part, x[lo : min(hi, x.size)], tile, seed, lo, signed, scale[p], words, sums)

@@ -242,6 +242,8 @@ def as_vector(x: Any, where: str) -> NDArray[np.float32]:
     """
     if hasattr(x, "detach"):  # a torch tensor: its memory, not a copy
         tensor = x.detach()
+        if tensor.device.type != "cpu":
+            raise SizeMismatch(f"`{where}`: a tensor on {tensor.device}; move it to the CPU first")
         x = (tensor if str(tensor.dtype) in ("torch.float32", "torch.float64") else tensor.float()).numpy()
     if not isinstance(x, np.ndarray):
         raise SizeMismatch(f"`{where}`: {type(x).__name__} is neither a NumPy array nor a torch tensor")
@@ -252,7 +254,7 @@ def as_vector(x: Any, where: str) -> NDArray[np.float32]:
             f"`{where}`: {x.dtype}{list(x.shape)}{'' if x.flags.c_contiguous else ' with gaps'}; "
             "a contiguous float32 vector is needed"
         )
-    return x
+    return x if x.flags.writeable else x.copy()  # kernels are compiled for writeable memory only
 
 
 def rescaled_vnmse(vnmse: float, energy: float, loss: float) -> float:

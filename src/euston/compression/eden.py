@@ -167,6 +167,10 @@ def _uncode(words, floats, ptr, coordinate, group_start, width, word, mask, firs
 class Eden(RotatedCodec):
     """EDEN.
 
+    The theory is that of a uniformly random rotation. A randomised Hadamard transform comes as close as tests
+    show (1 %) when the energy lies in some hundred coordinates or more; with two or three coordinates
+    alone the values after it are few, and the error can be higher (two equal ones, 1 bit: 1.0, not 0.57).
+
     Parameters
     ----------
     bits : float

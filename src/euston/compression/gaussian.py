@@ -30,11 +30,12 @@ def mean_square_of_largest(n: int) -> float:
     return float(np.trapezoid(np.concatenate(([0.0], 2.0 * m[1:] * (1.0 - inside))), m))
 
 
-def level_error(levels: NDArray[np.float64]) -> float:
-    """E (z - q)^2 of rounding |z| to the nearest of `levels` (ascending from 0), z ~ N(0, 1) below the last one."""
+def level_error(levels: NDArray[np.float64]) -> tuple[float, float]:
+    """E (z - q)^2 and E q^2, q the nearest of ascending `levels` to |z|, z ~ N(0, 1) up to the last."""
     edges = np.concatenate(([0.0], (levels[1:] + levels[:-1]) / 2, levels[-1:]))
     density = np.exp(-0.5 * edges**2) / np.sqrt(2.0 * np.pi)
     mass, first = np.diff(ndtr(edges)), -np.diff(density)
     second = mass - np.diff(edges * density)
-    error = (second - 2.0 * levels * first + levels**2 * mass).sum()
-    return float(error / (ndtr(levels[-1]) - 0.5))
+    whole = ndtr(levels[-1]) - 0.5
+    energy = (levels**2 * mass).sum() / whole
+    return float((second - 2.0 * levels * first).sum() / whole + energy), float(energy)

@@ -77,7 +77,5 @@ def hadamard(
     if inverse:
         unrotate(x, y, tile, word, start, 0, count, seed is not None, scale)
         return y
-    rotate(x, y, tile, word, start, 0, count, seed is not None, np.zeros(count))
-    for p in range(count):
-        y[start[p] : start[p + 1]] *= scale[p]
+    rotate(x, y, tile, word, start, 0, count, seed is not None, scale, np.zeros(count))
     return y

@@ -16,6 +16,8 @@ from euston.compression.none import drop_missing
 
 __all__ = ["Bf16", "Fp16", "rounding_vnmse"]
 
+_LARGEST = np.finfo(np.float32).max
+
 _kernel = njit(cache=True, no_cfunc_wrapper=True, nogil=True)
 
 
@@ -79,6 +81,13 @@ class Bf16(PackedCodec):
         return rescaled_vnmse(rounding_vnmse(7), 1.0, loss)
 
 
+def _scaled(rows: NDArray[np.float32], exponent: NDArray[Any]) -> NDArray[np.float32]:
+    """Rows times powers of two, exactly."""
+    if exponent.size and np.abs(exponent).max() < 126:  # a multiplication is ten times as fast as ldexp
+        return rows * np.ldexp(np.float32(1), exponent).astype(np.float32)[:, None]
+    return np.ldexp(rows, exponent[:, None])
+
+
 @dataclass(frozen=True)
 class Fp16(PackedCodec):
     """IEEE half precision; each packet is scaled by a power of two that puts its largest value near 2^15.
@@ -102,40 +111,53 @@ class Fp16(PackedCodec):
     def _plan(self, d: int) -> Layout:
         return raw(d, d, 2, self.packet, header=4, least=2)
 
-    def _places(self, layout: Layout) -> NDArray[np.bool_]:
-        """Which 16-bit places of the payload hold values."""
-        holds = np.zeros(layout.bytes // 2, np.bool_)
-        size = np.diff(layout.coordinate)
-        ends = np.zeros(holds.size + 1, np.int64)
-        np.add.at(ends, layout.ptr[:-1] // 2 + 2, 1)
-        np.add.at(ends, layout.ptr[:-1] // 2 + 2 + size, -1)
-        holds[:] = np.cumsum(ends[:-1]) > 0
-        return holds
+    def _values(self, layout: Layout, data: NDArray[np.uint8]) -> list[NDArray[np.uint16]]:
+        """Views of where the values are: all full packets as rows, then the last, shorter one."""
+        places, fits = data.view(np.uint16), int(layout.coordinate[1])
+        stride = int(layout.ptr[1]) // 2
+        full = layout.d // fits
+        rows = places[: full * stride].reshape(full, stride)[:, 2 : 2 + fits]
+        rest = layout.d - full * fits
+        return [rows, places[full * stride + 2 : full * stride + 2 + rest].reshape(1, rest)]
 
     def encode(self, x: Any, key: StepKey = StepKey()) -> Payload:  # noqa: B008
         """Scale and round float32[d]; see `Codec.encode`."""
         x = as_vector(x, key.label)
         check_finite(x, key)
         layout = self.layout(x.size)
-        data = np.zeros(layout.bytes // 2, np.uint16)
+        data = np.zeros(layout.bytes, np.uint8)
         if x.size:
-            largest = np.maximum.reduceat(np.abs(x), layout.coordinate[:-1])
-            exponent = np.where(largest > 0, 15 - np.frexp(largest)[1], 0)
-            scaled = np.ldexp(x, np.repeat(exponent, np.diff(layout.coordinate)))
-            data[self._places(layout)] = scaled.astype(np.float16).view(np.uint16)
-            data.view(np.int32)[layout.ptr[:-1] // 4] = -exponent
-        return Payload(signature(self), key, data.view(np.uint8), layout)
+            exponents = []
+            for rows, part in zip(self._values(layout, data), self._split(layout, x), strict=True):
+                largest = np.abs(part).max(axis=1, initial=0.0)
+                exponent = np.where(largest > 0, 15 - np.frexp(largest)[1], 0)
+                rows[:] = _scaled(part, exponent).astype(np.float16).view(np.uint16)
+                exponents.append(exponent[: None if part.size else 0])
+            data.view(np.int32)[layout.ptr[:-1] // 4] = -np.concatenate(exponents)
+        return Payload(signature(self), key, data, layout)
+
+    def _split(self, layout: Layout, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """A vector as `_values` divides the payload."""
+        fits = int(layout.coordinate[1])
+        full = layout.d // fits * fits
+        return [x[:full].reshape(-1, fits), x[full:].reshape(1, -1)]
 
     def _uncode(
         self, payload: Payload, mask: NDArray[np.uint8], first: int, last: int, values: NDArray[np.float32]
     ) -> None:
-        layout = payload.layout
-        halves = payload.data.view(np.float16)[self._places(layout)]
+        layout, at = payload.layout, 0
         exponent = payload.data.view(np.int32)[layout.ptr[:-1] // 4]
-        halves[np.repeat(mask == 0, np.diff(layout.coordinate))] = 0  # whatever lies there
-        values[:] = np.ldexp(
-            halves.astype(np.float32), np.repeat(exponent * (mask > 0), np.diff(layout.coordinate))
-        )
+        for halves, part in zip(self._values(layout, payload.data), self._split(layout, values), strict=True):
+            if not part.size:
+                continue
+            here = slice(at, at + len(part))
+            came = mask[here] > 0
+            wide = halves.view(np.float16)[came].astype(np.float32)
+            with np.errstate(over="ignore"):  # the largest float32 was rounded up
+                part[came] = _scaled(wide, exponent[here][came])
+            np.clip(part, -_LARGEST, _LARGEST, out=part)
+            part[~came] = 0
+            at += len(part)
 
     def expected_vnmse(self, d: int, loss: float = 0.0) -> float:
         """Rounding of log-uniform mantissas: see `rounding_vnmse`."""

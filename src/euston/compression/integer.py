@@ -16,14 +16,27 @@ from numpy.typing import NDArray
 from euston.compression._codec import MTU_PAYLOAD, PackedCodec, check_finite
 from euston.compression._hash import hash32, keys
 from euston.compression.base import Payload, StepKey, as_vector, rescaled_vnmse, signature
-from euston.compression.bits import pack_group, unpack_group
+from euston.compression.bits import look_up, pack_groups, unpack_groups
 from euston.compression.gaussian import mean_square_of_largest
 from euston.compression.layout import GROUP, Layout, grouped
 from euston.errors import ConfigError
 
-__all__ = ["Int4", "Int8", "whole_groups"]
+__all__ = ["Int4", "Int8", "look_up_groups", "whole_groups"]
 
 _kernel = njit(cache=True, no_cfunc_wrapper=True, nogil=True)
+
+
+def look_up_groups(
+    payload: Payload, mask: NDArray[np.uint8], table: NDArray[np.float32], extra: int,
+    values: NDArray[np.float32],
+) -> None:  # fmt: skip
+    """Table entries times the scale in front of a group (`extra` 1) or packet (0); 0 where packets miss."""
+    layout, words = payload.layout, payload.words
+    codes = np.empty(layout.coded, np.uint8)
+    unpack_groups(words, 0, layout.word.size, layout.width, layout.word, extra, codes)
+    packet = np.repeat(np.arange(layout.packets), np.diff(layout.group_start))
+    scale = words.view(np.float32)[layout.word if extra else layout.ptr[packet] // 4]
+    look_up(codes, table, np.where(mask[packet] > 0, scale, np.float32(0)), values)
 
 
 def whole_groups(d: int) -> NDArray[np.int64]:
@@ -32,42 +45,25 @@ def whole_groups(d: int) -> NDArray[np.int64]:
 
 
 @_kernel
-def _code(x, bits, stochastic, key0, key1, word, out):  # type: ignore[no-untyped-def]
-    code = np.zeros(GROUP, np.uint32)
-    floats = out.view(np.float32)
+def _code(x, bits, stochastic, key0, key1, codes, scale):  # type: ignore[no-untyped-def]
     top = np.float32((1 << (bits - 1)) - 1)
-    for g in range(word.size):
+    for g in range(scale.size):
         part = x[g * GROUP : min(x.size, (g + 1) * GROUP)]
-        lanes = (part.size + 31) // 32
+        code = codes[g * GROUP : min(x.size, (g + 1) * GROUP)]
         largest = np.float32(0)
         for j in range(part.size):
             largest = max(largest, abs(part[j]))
         # A group of denormals has no inverse in float32: divide in float64.
         inverse = np.float64(top) / np.float64(largest) if largest > 0 else 0.0
-        floats[word[g]] = np.float32(np.float64(largest) / np.float64(top))
-        for j in range(32 * lanes):
-            value = np.float32(np.float64(part[j]) * inverse) if j < part.size else np.float32(0)
+        scale[g] = np.float32(np.float64(largest) / np.float64(top))
+        if np.isinf(scale[g] * top):  # rounded up at the end of float32
+            scale[g] = np.nextafter(scale[g], np.float32(0))
+        for j in range(part.size):
+            value = np.float32(np.float64(part[j]) * inverse)
             if stochastic:
                 drawn = np.float32(hash32(g * GROUP + j, key0, key1) >> np.uint32(8)) * np.float32(2.0**-24)
                 value = np.floor(value + drawn)
-            code[j] = np.uint32(np.int32(np.rint(min(max(value, -top), top))) + np.int32(top) + np.int32(1))
-        pack_group(code, bits, lanes, out, word[g] + 1)
-
-
-@_kernel
-def _uncode(words, floats, bits, word, group_start, mask, values):  # type: ignore[no-untyped-def]
-    code = np.zeros(GROUP, np.uint32)
-    middle = np.int32(1 << (bits - 1))
-    for k in range(mask.size):
-        for g in range(group_start[k], group_start[k + 1]):
-            part = values[g * GROUP : min(values.size, (g + 1) * GROUP)]
-            if mask[k] == 0:
-                part[:] = np.float32(0)
-                continue
-            unpack_group(words, word[g] + 1, bits, part.size // 32, code)
-            scale = floats[word[g]]
-            for j in range(part.size):
-                part[j] = np.float32(np.int32(code[j]) - middle) * scale
+            code[j] = np.uint8(np.rint(min(max(value, -top), top)) + top + np.float32(1))
 
 
 @dataclass(frozen=True)
@@ -109,16 +105,20 @@ class Int8(PackedCodec):
         x = as_vector(x, key.label)
         check_finite(x, key)
         layout = self.layout(x.size)
-        data = np.zeros(layout.bytes // 4, np.uint32)
+        codes = np.full(layout.coded, 1 << (self.bits - 1), np.uint8)
+        scale = np.zeros(layout.word.size, np.float32)
         draw = keys(key.seed("rounding", shared=False))
-        _code(x, self.bits, self.unbiased, *draw, layout.word, data)
+        _code(x, self.bits, self.unbiased, *draw, codes, scale)
+        data = np.zeros(layout.bytes // 4, np.uint32)
+        pack_groups(codes, 0, scale.size, layout.width, layout.word, 1, data)
+        data[layout.word] = scale.view(np.uint32)
         return Payload(signature(self), key, data.view(np.uint8), layout)
 
     def _uncode(
         self, payload: Payload, mask: NDArray[np.uint8], first: int, last: int, values: NDArray[np.float32]
     ) -> None:
-        layout, words = payload.layout, payload.words
-        _uncode(words, words.view(np.float32), self.bits, layout.word, layout.group_start, mask, values)
+        table = np.arange(1 << self.bits, dtype=np.float32) - np.float32(1 << (self.bits - 1))
+        look_up_groups(payload, mask, table, 1, values)
 
     def expected_vnmse(self, d: int, loss: float = 0.0) -> float:
         """For normal vectors: step^2 / 12 (nearest) or / 6, step^2 = E max^2 of a group / (2^(b-1) - 1)^2."""

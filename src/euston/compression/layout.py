@@ -99,6 +99,12 @@ class Layout:
             cuts.append((first, self.pieces))
         return cuts
 
+    def largest_batch(self, most: int) -> int:
+        """Coordinates of the largest of `batches`."""
+        return max(
+            (int(self.start[last] - self.start[first]) for first, last in self.batches(most)), default=0
+        )
+
 
 def pieces(d: int, block: int) -> NDArray[np.int64]:
     """Starts of the pieces of `d` coordinates: powers of two, none larger than `block`, in falling order.

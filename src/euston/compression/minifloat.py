@@ -8,6 +8,7 @@ of two, the largest of them the largest value of the vector.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,35 +17,35 @@ from numpy.typing import NDArray
 
 from euston.compression._codec import MTU_PAYLOAD, PackedCodec, check_finite
 from euston.compression.base import Payload, StepKey, as_vector, rescaled_vnmse, signature
-from euston.compression.bits import pack_group, unpack_group
+from euston.compression.bits import pack_groups
 from euston.compression.gaussian import largest_quantiles, level_error
-from euston.compression.integer import whole_groups
+from euston.compression.integer import look_up_groups, whole_groups
 from euston.compression.layout import GROUP, Layout, grouped
 
 __all__ = ["Fp4", "Fp8"]
 
-_helper = njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 _kernel = njit(cache=True, no_cfunc_wrapper=True, nogil=True)
 
 _E4M3_LARGEST = 448.0
 
 
 @_kernel
-def _code_e4m3(x, word, out):  # type: ignore[no-untyped-def]
-    code, scaled = np.zeros(GROUP, np.uint32), np.zeros(GROUP, np.float32)
-    bits, floats = scaled.view(np.uint32), out.view(np.float32)
-    for g in range(word.size):
+def _code_e4m3(x, codes, scale):  # type: ignore[no-untyped-def]
+    scaled = np.zeros(GROUP, np.float32)
+    bits = scaled.view(np.uint32)
+    for g in range(scale.size):
         part = x[g * GROUP : min(x.size, (g + 1) * GROUP)]
-        lanes = (part.size + 31) // 32
+        code = codes[g * GROUP : min(x.size, (g + 1) * GROUP)]
         largest = np.float32(0)
         for j in range(part.size):
             largest = max(largest, abs(part[j]))
         inverse = _E4M3_LARGEST / np.float64(largest) if largest > 0 else 0.0
-        floats[word[g]] = np.float32(np.float64(largest) / _E4M3_LARGEST)
-        scaled[:] = np.float32(0)
+        scale[g] = np.float32(np.float64(largest) / _E4M3_LARGEST)
+        if np.isinf(scale[g] * np.float32(_E4M3_LARGEST)):  # rounded up at the end of float32
+            scale[g] = np.nextafter(scale[g], np.float32(0))
         for j in range(part.size):
             scaled[j] = np.float32(np.float64(part[j]) * inverse)
-        for j in range(32 * lanes):
+        for j in range(part.size):
             size = abs(scaled[j])
             if size < np.float32(2.0**-6):  # subnormal: steps of 2^-9, and 8 of them are the smallest normal
                 value = np.uint32(np.rint(size * np.float32(512)))
@@ -53,44 +54,21 @@ def _code_e4m3(x, word, out):  # type: ignore[no-untyped-def]
                 rounded = plain + np.uint32(0x7FFFF) + ((plain >> np.uint32(20)) & np.uint32(1))
                 value = np.uint32(min((rounded >> np.uint32(20)) - np.uint32((127 - 7) << 3), 0x7E))
             code[j] = value | ((bits[j] >> np.uint32(31)) << np.uint32(7))
-        pack_group(code, 8, lanes, out, word[g] + 1)
 
 
 @_kernel
-def _code_e3m0(x, scale, word, out):  # type: ignore[no-untyped-def]
-    code = np.zeros(GROUP, np.uint32)
+def _code_e3m0(x, scale, codes):  # type: ignore[no-untyped-def]
     one = np.zeros(1, np.float32)
     bits = one.view(np.uint32)
-    for g in range(word.size):
-        part = x[g * GROUP : min(x.size, (g + 1) * GROUP)]
-        lanes = (part.size + 31) // 32
-        for j in range(32 * lanes):
-            one[0] = np.float32(np.float64(part[j]) / scale) if j < part.size and scale > 0 else np.float32(0)
-            sign, plain = bits[0] >> np.uint32(31), bits[0] & np.uint32(0x7FFFFFFF)
-            one[0] = abs(one[0])
-            value = np.uint32(0)
-            if one[0] >= np.float32(2.0**-7):
-                # Half of 2^k to 2^(k+1) is a mantissa of one half: add it, and the exponent is the nearest.
-                exponent = int((plain + np.uint32(0x400000)) >> np.uint32(23)) - 120
-                value = np.uint32(max(1, min(exponent, 7)))
-            code[j] = value | (sign << np.uint32(3))
-        pack_group(code, 4, lanes, out, word[g])
-
-
-@_kernel
-def _look_up(words, floats, bits, extra, table, word, group_start, ptr, mask, values):  # type: ignore[no-untyped-def]
-    """Values from a table of codes, times the scale of the group (`extra` 1) or of the packet (0)."""
-    code = np.zeros(GROUP, np.uint32)
-    for k in range(mask.size):
-        for g in range(group_start[k], group_start[k + 1]):
-            part = values[g * GROUP : min(values.size, (g + 1) * GROUP)]
-            if mask[k] == 0:
-                part[:] = np.float32(0)
-                continue
-            scale = floats[word[g] if extra else ptr[k] // 4]
-            unpack_group(words, word[g] + extra, bits, part.size // 32, code)
-            for j in range(part.size):
-                part[j] = table[code[j]] * scale
+    for j in range(x.size):
+        one[0] = np.float32(np.float64(x[j]) / scale)
+        sign, plain = bits[0] >> np.uint32(31), bits[0] & np.uint32(0x7FFFFFFF)
+        value = np.uint32(0)
+        if abs(one[0]) >= np.float32(2.0**-7):
+            # Half of 2^k to 2^(k+1) is a mantissa of one half: add it, and the exponent is the nearest.
+            exponent = int((plain + np.uint32(0x400000)) >> np.uint32(23)) - 120
+            value = np.uint32(max(1, min(exponent, 7)))
+        codes[j] = value | (sign << np.uint32(3))
 
 
 def _e4m3_values() -> NDArray[np.float32]:
@@ -105,9 +83,13 @@ _E3M0_SIZES = np.concatenate(([0.0], np.ldexp(1.0, np.arange(-6, 1))))
 _E3M0 = np.concatenate([_E3M0_SIZES, -_E3M0_SIZES]).astype(np.float32)
 
 
-def _mean_error(levels: NDArray[np.float64], n: int) -> float:
-    """E (z - q)^2 when `n` normal values are scaled to their largest, which is exact itself."""
-    return float(np.mean([level_error(levels * m) for m in largest_quantiles(n, 100)])) * (n - 1) / n
+@cache
+def _errors(name: str, n: int) -> tuple[float, float]:
+    """Error and energy when `n` normal values are scaled to their largest, which is exact itself."""
+    levels = _E3M0_SIZES if name == "fp4" else _E4M3[:127].astype(np.float64) / _E4M3_LARGEST
+    largest = largest_quantiles(n, 100)
+    error, energy = np.mean([level_error(levels * m) for m in largest], axis=0) * (n - 1) / n
+    return float(error), float(energy + (largest**2).mean() / n)
 
 
 @dataclass(frozen=True)
@@ -136,24 +118,21 @@ class Fp8(PackedCodec):
         x = as_vector(x, key.label)
         check_finite(x, key)
         layout = self.layout(x.size)
+        codes, scale = np.zeros(layout.coded, np.uint8), np.zeros(layout.word.size, np.float32)
+        _code_e4m3(x, codes, scale)
         data = np.zeros(layout.bytes // 4, np.uint32)
-        _code_e4m3(x, layout.word, data)
+        pack_groups(codes, 0, scale.size, layout.width, layout.word, 1, data)
+        data[layout.word] = scale.view(np.uint32)
         return Payload(signature(self), key, data.view(np.uint8), layout)
 
     def _uncode(
         self, payload: Payload, mask: NDArray[np.uint8], first: int, last: int, values: NDArray[np.float32]
     ) -> None:
-        layout, words = payload.layout, payload.words
-        _look_up(
-            words, words.view(np.float32), 8, 1, _E4M3, layout.word, layout.group_start, layout.ptr, mask,
-            values,
-        )  # fmt: skip
+        look_up_groups(payload, mask, _E4M3, 1, values)
 
     def expected_vnmse(self, d: int, loss: float = 0.0) -> float:
         """For normal vectors: the mean over the distribution of a group's largest value."""
-        levels = _E4M3[:127].astype(np.float64) / _E4M3_LARGEST
-        vnmse = _mean_error(levels, min(max(d, 1), GROUP))
-        return rescaled_vnmse(vnmse, 1.0, loss)
+        return rescaled_vnmse(*_errors("fp8", min(max(d, 1), GROUP)), loss)
 
 
 @dataclass(frozen=True)
@@ -182,21 +161,19 @@ class Fp4(PackedCodec):
         x = as_vector(x, key.label)
         check_finite(x, key)
         layout = self.layout(x.size)
-        data = np.zeros(layout.bytes // 4, np.uint32)
+        data, codes = np.zeros(layout.bytes // 4, np.uint32), np.zeros(layout.coded, np.uint8)
         scale = float(np.abs(x).max()) if x.size else 0.0
-        _code_e3m0(x, scale, layout.word, data)
+        if scale > 0.0:
+            _code_e3m0(x, scale, codes)
+        pack_groups(codes, 0, layout.word.size, layout.width, layout.word, 0, data)
         data.view(np.float32)[layout.ptr[:-1] // 4] = scale
         return Payload(signature(self), key, data.view(np.uint8), layout)
 
     def _uncode(
         self, payload: Payload, mask: NDArray[np.uint8], first: int, last: int, values: NDArray[np.float32]
     ) -> None:
-        layout, words = payload.layout, payload.words
-        _look_up(
-            words, words.view(np.float32), 4, 0, _E3M0, layout.word, layout.group_start, layout.ptr, mask,
-            values,
-        )  # fmt: skip
+        look_up_groups(payload, mask, _E3M0, 0, values)
 
     def expected_vnmse(self, d: int, loss: float = 0.0) -> float:
         """For normal vectors of d values: the mean over the distribution of the largest one."""
-        return rescaled_vnmse(_mean_error(_E3M0_SIZES, max(d, 1)), 1.0, loss)
+        return rescaled_vnmse(*_errors("fp4", max(d, 1)), loss)

@@ -11,6 +11,7 @@ than places, a random choice of them carries the excess of all, which keeps the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from scipy.special import bdtrc
 from euston.compression._codec import BLOCK, MTU_PAYLOAD, RotatedCodec
 from euston.compression._hash import hash32, keys
 from euston.compression.base import Payload, StepKey, as_vector, rescaled_vnmse, signature
-from euston.compression.bits import pack_group, unpack_group
+from euston.compression.bits import pack_groups, unpack_groups
 from euston.compression.layout import GROUP, Layout, grouped
 from euston.compression.quic_fl_table import QuicTable, quic_table
 from euston.errors import ConfigError
@@ -46,10 +47,9 @@ def _drawn(counter, key0, key1):  # type: ignore[no-untyped-def]
 @_kernel
 def _code(  # type: ignore[no-untyped-def]
     y, factor, reach, mean, row, table, cell, shared0, shared1, own0, own1,
-    start, group_start, ptr, coordinate, piece, width, word, places, first, last, out, floats,
+    start, ptr, coordinate, piece, places, first, last, codes, out, floats,
 ):  # fmt: skip
     """Code the packets ``first <= k < last``; `y` starts at the first one's piece."""
-    code = np.zeros(GROUP, np.uint32)
     rows = np.uint32(table.shape[1] - 1)
     base = start[piece[first]]
     for k in range(first, last):
@@ -59,42 +59,34 @@ def _code(  # type: ignore[no-untyped-def]
             beyond += abs(y[i - base] * scale) > reach
         stretch = max(np.float32(1), np.float32(beyond) / np.float32(places))
         left, sent = beyond, 0
-        for g in range(group_start[k], group_start[k + 1]):
-            n = min(GROUP, coordinate[k + 1] - g * GROUP)
-            for j in range(n):
-                i = g * GROUP + j
-                z = y[i - base] * scale
-                if abs(z) > reach:
-                    room = np.float32(places - sent)
-                    if np.float32(left) * _drawn(i, own1, own0) < room:
-                        far = np.float32(abs(z) - reach) * stretch + reach
-                        floats[head + 2 + sent] = far if z > 0 else -far
-                        noise = hash32(i, own0, own0) & np.uint32(0xFFFF)
-                        rounded = out[head + 2 + sent] + noise  # stochastic rounding to bfloat16
-                        out[head + 2 + sent] = (rounded & np.uint32(0xFFFF0000)) | np.uint32(
-                            i - coordinate[k]
-                        )
-                        sent += 1
-                    left -= 1
-                    z = reach if z > 0 else -reach
-                at = cell[min(np.int64((z + reach) * (np.float32(_CELLS) / (2 * reach))), _CELLS - 1)]
-                while at < row.size - 1 and z > mean[at + 1]:
-                    at += 1
-                h = hash32(i, shared0, shared1) & rows
-                up = row[at] == h and _drawn(i, own0, own1) * (mean[at + 1] - mean[at]) < z - mean[at]
-                code[j] = np.uint32(table[at, h]) + np.uint32(up)
-            pack_group(code, np.int64(width[g]), n // 32, out, word[g])
+        for i in range(coordinate[k], coordinate[k + 1]):
+            z = y[i - base] * scale
+            if abs(z) > reach:
+                room = np.float32(places - sent)
+                if np.float32(left) * _drawn(i, own1, own0) < room:
+                    far = np.float32(abs(z) - reach) * stretch + reach
+                    floats[head + 2 + sent] = far if z > 0 else -far
+                    noise = hash32(i, own0, own0) & np.uint32(0xFFFF)
+                    rounded = out[head + 2 + sent] + noise  # stochastic rounding to bfloat16
+                    out[head + 2 + sent] = (rounded & np.uint32(0xFFFF0000)) | np.uint32(i - coordinate[k])
+                    sent += 1
+                left -= 1
+                z = reach if z > 0 else -reach
+            at = cell[min(np.int64((z + reach) * (np.float32(_CELLS) / (2 * reach))), _CELLS - 1)]
+            while at < row.size - 1 and z > mean[at + 1]:
+                at += 1
+            h = hash32(i, shared0, shared1) & rows
+            up = row[at] == h and _drawn(i, own0, own1) * (mean[at + 1] - mean[at]) < z - mean[at]
+            codes[i - base] = table[at, h] + np.uint8(up)
         out[head + 1] = np.uint32(sent)
 
 
 @_kernel
 def _uncode(  # type: ignore[no-untyped-def]
-    words, floats, values, shared0, shared1, start, group_start, ptr, coordinate, piece, width, word, mask,
-    first, last, base, y,
+    words, floats, codes, values, shared0, shared1, start, ptr, coordinate, piece, mask, first, last, y,
 ):  # fmt: skip
-    code = np.zeros(GROUP, np.uint32)
     rows, levels = np.uint32(values.shape[0] - 1), values.shape[1]
-    flat = values.ravel()
+    flat, base = values.ravel(), start[piece[first]]
     for k in range(first, last):
         lo, hi = coordinate[k], coordinate[k + 1]
         part = y[lo - base : hi - base]
@@ -103,17 +95,37 @@ def _uncode(  # type: ignore[no-untyped-def]
             continue
         head = ptr[k] // 4
         scale = floats[head] / np.float32(np.sqrt(start[piece[k] + 1] - start[piece[k]]))
-        for g in range(group_start[k], group_start[k + 1]):
-            n = min(GROUP, hi - g * GROUP)
-            unpack_group(words, word[g], np.int64(width[g]), n // 32, code)
-            for j in range(n):
-                h = hash32(g * GROUP + j, shared0, shared1) & rows
-                part[g * GROUP + j - lo] = flat[np.int64(h) * levels + code[j]] * scale
+        code = codes[lo - base : hi - base]
+        for j in range(part.size):
+            h = hash32(lo + j, shared0, shared1) & rows
+            part[j] = flat[np.int64(h) * levels + code[j]] * scale
         for place in range(words[head + 1]):
             entry = words[head + 2 + place : head + 3 + place] & np.uint32(0xFFFF0000)
             i = words[head + 2 + place] & np.uint32(0xFFFF)
             if i < part.size:
                 part[i] = entry.view(np.float32)[0] * scale
+
+
+@cache
+def _places(bits: int, packet: int, outlier: float) -> int:
+    """Places for values apart that are nearly always enough for the coordinates that fit beside them."""
+    places = 1
+    while True:
+        fits = 1 << 16 if packet == 0 else min(1 << 16, max(0, packet - 8 - 4 * places) * 8 // bits)
+        fits = fits // GROUP * GROUP
+        crowded = bdtrc(np.arange(fits), fits, outlier)  # P(more than m of them lie beyond)
+        needed = int(np.argmax(crowded <= _CROWDED)) if fits else 1
+        if needed <= places:
+            return places
+        places = needed if packet == 0 else places + 1
+
+
+@cache
+def _cells(bits: int, randomness: int, outlier: float) -> NDArray[np.int64]:
+    """The last switch before the lower edge of each of the cells that divide the range."""
+    table = quic_table(bits, randomness, outlier)
+    edges = -table.reach + 2.0 * table.reach * np.arange(_CELLS) / _CELLS
+    return np.clip(np.searchsorted(table.mean, edges, "right") - 1, 0, table.row.size - 1)
 
 
 @dataclass(frozen=True)
@@ -167,9 +179,7 @@ class QuicFl(RotatedCodec):
     @property
     def places(self) -> int:
         """Values that a packet can hold apart."""
-        most = 1 << 16 if self.packet == 0 else min(1 << 16, max(0, self.packet - 8) * 8 // self.bits)
-        crowded = bdtrc(np.arange(most), most, self.outlier)  # P(more than m of them lie beyond)
-        return max(1, int(np.argmax(crowded <= _CROWDED)))
+        return _places(self.bits, self.packet, self.outlier)
 
     def _plan(self, d: int) -> Layout:
         header = 8 + 4 * self.places
@@ -181,21 +191,23 @@ class QuicFl(RotatedCodec):
         """Encode float32[d]; see `Codec.encode`."""
         x = as_vector(x, key.label)
         layout, table = self.layout(x.size), self.table
-        cells = -table.reach + 2.0 * table.reach * np.arange(_CELLS) / _CELLS
-        cell = np.clip(np.searchsorted(table.mean, cells, "right") - 1, 0, table.row.size - 1)
+        cell = _cells(self.bits, self.randomness, self.outlier)
         mean = table.mean.astype(np.float32)
         draws = *keys(key.seed("table", shared=False)), *keys(key.seed("rounding", shared=False))
         data = np.zeros(layout.bytes // 4, np.uint32)
         floats = data.view(np.float32)
         factor, size = np.zeros(layout.pieces, np.float32), np.zeros(layout.pieces, np.float32)
+        codes = np.empty(layout.largest_batch(BLOCK), np.uint8)
         for first, last, y, norm, gain in self._rotations(x, key, layout):
             factor[first:last] = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
             size[first:last] = norm * gain
             _code(
                 y, factor, np.float32(table.reach), mean, table.row, table.code, cell, *draws,
-                layout.start, layout.group_start, layout.ptr, layout.coordinate, layout.piece, layout.width,
-                layout.word, self.places, layout.packet_start[first], layout.packet_start[last], data, floats,
+                layout.start, layout.ptr, layout.coordinate, layout.piece, self.places,
+                layout.packet_start[first], layout.packet_start[last], codes, data, floats,
             )  # fmt: skip
+            groups = int(layout.start[first]) // GROUP, -(-int(layout.start[last]) // GROUP)
+            pack_groups(codes[: y.size], *groups, layout.width, layout.word, 0, data)
         floats[layout.ptr[:-1] // 4] = size[layout.piece]
         return Payload(signature(self), key, data.view(np.uint8), layout)
 
@@ -203,11 +215,13 @@ class QuicFl(RotatedCodec):
         self, payload: Payload, mask: NDArray[np.uint8], first: int, last: int, values: NDArray[np.float32]
     ) -> None:
         layout, words, key = payload.layout, payload.words, payload.key
+        groups = int(layout.start[first]) // GROUP, -(-int(layout.start[last]) // GROUP)
+        codes = np.empty(values.size, np.uint8)
+        unpack_groups(words, *groups, layout.width, layout.word, 0, codes)
         _uncode(
-            words, words.view(np.float32), self.table.values.astype(np.float32),
-            *keys(key.seed("table", shared=False)), layout.start, layout.group_start, layout.ptr,
-            layout.coordinate, layout.piece, layout.width, layout.word, mask, layout.packet_start[first],
-            layout.packet_start[last], layout.start[first], values,
+            words, words.view(np.float32), codes, self.table.values.astype(np.float32),
+            *keys(key.seed("table", shared=False)), layout.start, layout.ptr, layout.coordinate, layout.piece,
+            mask, layout.packet_start[first], layout.packet_start[last], values,
         )  # fmt: skip
 
     def expected_vnmse(self, d: int, loss: float = 0.0) -> float:

@@ -31,7 +31,7 @@ from euston.compression.base import (
     rescaled_vnmse,
     signature,
 )  # fmt: skip
-from euston.compression.bits import pack_group, unpack_group
+from euston.compression.bits import look_up, pack_groups, unpack_groups
 from euston.compression.layout import GROUP, Layout, grouped
 from euston.compression.thc_table import best_table, clamp_error, rounding_error, second_moment, truncation
 from euston.errors import ConfigError
@@ -42,41 +42,33 @@ _kernel = njit(cache=True, no_cfunc_wrapper=True, nogil=True)
 
 
 @_kernel
-def _code(y, factor, reach, table, below, key0, key1, start, first, last, width, word, out):  # type: ignore[no-untyped-def]
-    """Round ``factor[p - first] * y`` stochastically to the table's points and pack."""
-    code = np.zeros(GROUP, np.uint32)
+def _code(y, factor, reach, table, below, key0, key1, start, first, last, codes):  # type: ignore[no-untyped-def]
+    """Round ``factor[p - first] * y`` stochastically to the table's points."""
     grid = np.float32(table[-1])
     for p in range(first, last):
         scale = factor[p - first]
-        for g in range(start[p] // GROUP, (start[p + 1] + GROUP - 1) // GROUP):
-            n = min(GROUP, start[p + 1] - g * GROUP)
-            part = y[g * GROUP - start[first] :]
-            for j in range(n):
-                z = min(max(part[j] * scale, -reach), reach)
-                place = min((z + reach) * (grid / (np.float32(2) * reach)), grid)
-                k = below[np.uint32(place)]
-                low, high = np.float32(table[k]), np.float32(table[k + 1])
-                drawn = np.float32(hash32(g * GROUP + j, key0, key1) >> np.uint32(8)) * np.float32(2.0**-24)
-                code[j] = k + np.uint32(drawn * (high - low) < place - low)
-            pack_group(code, np.int64(width[g]), n // 32, out, word[g])
+        part = y[start[p] - start[first] : start[p + 1] - start[first]]
+        code = codes[start[p] - start[first] : start[p + 1] - start[first]]
+        for j in range(part.size):
+            z = min(max(part[j] * scale, -reach), reach)
+            place = min((z + reach) * (grid / (np.float32(2) * reach)), grid)
+            k = below[np.uint32(place)]
+            low, high = np.float32(table[k]), np.float32(table[k + 1])
+            drawn = np.float32(hash32(start[p] + j, key0, key1) >> np.uint32(8)) * np.float32(2.0**-24)
+            code[j] = k + np.uint32(drawn * (high - low) < place - low)
 
 
 @_kernel
-def _add(words, ptr, coordinate, group_start, width, word, mask, table, total, count):  # type: ignore[no-untyped-def]
-    """Add the integers that the codes of packets with a set mask stand for; count contributions by group."""
-    code = np.zeros(GROUP, np.uint32)
-    for k in range(mask.size):
-        if mask[k] == 0:
+def _add(codes, table, fresh, total, count):  # type: ignore[no-untyped-def]
+    """Add the integers that the codes of groups with a set mask stand for, and count contributions."""
+    for g in range(fresh.size):
+        if fresh[g] == 0:
             continue
-        i = coordinate[k]
-        for g in range(group_start[k], group_start[k + 1]):
-            n = min(GROUP, coordinate[k + 1] - i)
-            unpack_group(words, word[g], np.int64(width[g]), n // 32, code)
-            part = total[i : i + n]
-            for j in range(n):
-                part[j] += table[code[j]]
-            count[g] += np.uint32(1)
-            i += n
+        part = total[g * GROUP : min(total.size, (g + 1) * GROUP)]
+        code = codes[g * GROUP : min(total.size, (g + 1) * GROUP)]
+        for j in range(part.size):
+            part[j] += table[code[j]]
+        count[g] += np.uint32(1)
 
 
 @_kernel
@@ -207,14 +199,17 @@ class Thc(RotatedCodec):
         below = np.minimum(below, np.uint32(table.size - 2))
         draw = keys(key.seed("rounding", shared=False))
         data = np.empty(layout.bytes // 4, np.uint32)
+        codes = np.empty(layout.largest_batch(BLOCK), np.uint8)
         agreed = norms.astype(np.float64)
         for first, last, y, _, gain in self._rotations(x, key, layout, agreed):
             largest = agreed[first:last]
             factor = np.divide(gain, largest, out=np.zeros_like(largest), where=largest > 0)
             _code(
                 y, factor.astype(np.float32), np.float32(self.reach), table, below, *draw,
-                layout.start, first, last, layout.width, layout.word, data,
+                layout.start, first, last, codes,
             )  # fmt: skip
+            groups = int(layout.start[first]) // GROUP, -(-int(layout.start[last]) // GROUP)
+            pack_groups(codes[: y.size], *groups, layout.width, layout.word, 0, data)
         data[layout.ptr[:-1] // 4] = norms.astype(np.float32)[layout.piece].view(np.uint32)
         return Payload(signature(self), key, data.view(np.uint8), layout)
 
@@ -226,18 +221,16 @@ class Thc(RotatedCodec):
         self, payload: Payload, mask: NDArray[np.uint8], first: int, last: int, values: NDArray[np.float32]
     ) -> None:
         layout, words = payload.layout, payload.words
-        only = np.zeros_like(mask)
-        chosen = slice(int(layout.packet_start[first]), int(layout.packet_start[last]))
-        only[chosen] = mask[chosen]
-        total, count = np.zeros(layout.coded, np.uint16), np.zeros(layout.width.size, np.uint32)
-        table = np.array(self.table, np.uint16)
-        _add(
-            words, layout.ptr, layout.coordinate, layout.group_start, layout.width, layout.word, only, table,
-            total, count,
-        )  # fmt: skip
-        norms = np.zeros(layout.pieces, np.float32)
-        norms[layout.piece[only > 0]] = words[layout.ptr[:-1][only > 0] // 4].view(np.float32)
-        self.mean_values(layout, total, count, norms, first, last, values)
+        groups = int(layout.start[first]) // GROUP, -(-int(layout.start[last]) // GROUP)
+        codes = np.empty(values.size, np.uint8)
+        unpack_groups(words, *groups, layout.width, layout.word, 0, codes)
+        points = 2.0 * self.reach / self.granularity * np.array(self.table) - self.reach
+        packets = slice(int(layout.packet_start[first]), int(layout.packet_start[last]))
+        size = np.diff(layout.start)[layout.piece[packets]]
+        norm = words[layout.ptr[:-1][packets] // 4].view(np.float32) / np.sqrt(size)
+        spread = np.diff(layout.group_start)[packets]
+        scale = np.repeat(np.where(mask[packets] > 0, norm, 0.0), spread).astype(np.float32)
+        look_up(codes, points.astype(np.float32), scale, values)
 
     def mean_values(
         self, layout: Layout, total: NDArray[Any], count: NDArray[np.uint32], norms: NDArray[np.float32],
@@ -316,10 +309,10 @@ class CodeSum:
         fresh = came & ~seen
         seen |= came
         layout = payload.layout
-        _add(
-            payload.words, layout.ptr, layout.coordinate, layout.group_start, layout.width, layout.word,
-            fresh.view(np.uint8), self._table, self.total, self.count,
-        )  # fmt: skip
+        codes = np.empty(layout.coded, np.uint8)
+        unpack_groups(payload.words, 0, layout.word.size, layout.width, layout.word, 0, codes)
+        groups = np.repeat(fresh, np.diff(layout.group_start))
+        _add(codes, self._table, groups.view(np.uint8), self.total, self.count)
 
     def encode(self) -> Payload:
         """The sums and counts as packets."""

@@ -181,14 +181,15 @@ class SwitchGraph:
         """How many live paths each pair has; 2^62 where they are not counted (Valiant, UGAL)."""
         source, target = self.host.switch(src).astype(np.int64), self.host.switch(dst).astype(np.int64)
         apart = source != target
+        cut_off = self._ways(src, dst, "scale_out", alive)[4]
         if self.routing.turns:
-            return np.where(apart, np.int64(UNCOUNTED), 1)
+            return np.where(cut_off, 0, np.where(apart, np.int64(UNCOUNTED), 1))
         tables = self.paths.tables(alive[self.first_link :])
         out = np.ones(src.size, np.int64)
         none = np.zeros(int(apart.sum()), np.uint64)
         paths = self.paths.leg(tables, source[apart], target[apart], none)[2]
         out[apart] = np.minimum(paths, UNCOUNTED).astype(np.int64)
-        return out
+        return np.where(cut_off, 0, out)
 
     def hashed_choice(
         self,

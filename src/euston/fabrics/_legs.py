@@ -279,50 +279,58 @@ def legs_spread(
     alive = weight > 0
     counted = [_Counted(stage, parts, flows, alive) for stage in legs.stages]
     failed = _first_stuck(legs, counted)
+    while failed < 0:
+        before = split.copy()
+        entries, failed = _entries(counted, parts, flows, weight, irregular, split)
+        if np.array_equal(before, split):
+            break  # else a part has split a bundle that another had used whole before
     if failed >= 0:
         return None, failed
-
-    def collect() -> Iterator[tuple[NDArray[np.int64], int, NDArray[np.int64], NDArray[np.float64]]]:
-        for number, stage in enumerate(counted):
-            s = stage.stage
-            live = stage.count > 0
-            legs_of = np.bincount(s.flow[live], minlength=flows)
-            for i in np.unique(s.part[live]):
-                part = parts[int(i)]
-                at = np.flatnonzero(live & (s.part == i))
-                found, bad = part.structure.spread(
-                    s.src[at], s.dst[at], s.network, weight[part.links].copy(),
-                    irregular[part.bundles].copy(), split[part.bundles],
-                )  # fmt: skip
-                if found is None:
-                    raise AssertionError(f"a leg with live paths cannot be spread: {s.src[at[bad]]}")
-                size = np.diff(found.ptr)
-                bundles = part.bundle_start.size - 1
-                row = found.row.astype(np.int64)
-                inner = row - bundles + part.link0 + split.size
-                flow = np.repeat(s.flow[at], size)
-                yield (
-                    flow,
-                    number,
-                    np.where(row < bundles, row + part.bundle0, inner),
-                    (found.fraction / legs_of[flow]),
-                )
-
-    while True:  # a part that splits a bundle late has used it whole before
-        before = split.copy()
-        entries = list(collect())
-        if np.array_equal(before, split):
-            break
-    flow = np.concatenate([e[0] for e in entries] or [np.zeros(0, np.int64)])
-    stage_of = np.concatenate([np.full(e[0].size, e[1]) for e in entries] or [np.zeros(0, np.int64)])
-    row = np.concatenate([e[2] for e in entries] or [np.zeros(0, np.int64)])
-    fraction = np.concatenate([e[3] for e in entries] or [np.zeros(0)])
-    order = np.lexsort((stage_of, flow))
+    flow, stage, row, fraction = (np.concatenate(column) for column in zip(*entries, strict=True))
+    order = np.lexsort((stage, flow))
     flow, row, fraction = flow[order], row[order], fraction[order]
     if any(np.bincount(c.stage.flow).max(initial=0) > 1 for c in counted):
         flow, row, fraction = _merged(flow, row, fraction, int(split.size + alive.size))
     ptr = np.concatenate(([0], np.cumsum(np.bincount(flow, minlength=flows)))).astype(np.int64)
     return Spread(ptr, row.astype(np.int32), fraction, split), -1
+
+
+_Entries = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
+"""Flow, stage, row of the fabric and fraction of each entry."""
+
+
+def _entries(
+    counted: Sequence[_Counted],
+    parts: Sequence[Part],
+    flows: int,
+    weight: NDArray[np.float64],
+    irregular: NDArray[np.bool_],
+    split: NDArray[np.bool_],
+) -> tuple[list[_Entries], int]:
+    """What the live legs take of each row, and the first flow with one that has no way after all (-1: none).
+
+    ``split`` grows in place.
+    """
+    none = np.zeros(0, np.int64)
+    out: list[_Entries] = [(none, none, none, np.zeros(0))]
+    for number, stage in enumerate(counted):
+        s, live = stage.stage, stage.count > 0
+        legs_of = np.bincount(s.flow[live], minlength=flows)
+        for i in np.unique(s.part[live]):
+            part = parts[int(i)]
+            at = np.flatnonzero(live & (s.part == i))
+            found, bad = part.structure.spread(
+                s.src[at], s.dst[at], s.network, weight[part.links].copy(), irregular[part.bundles].copy(),
+                split[part.bundles],
+            )  # fmt: skip
+            if found is None:
+                return out, int(s.flow[at[bad]])
+            flow = np.repeat(s.flow[at], np.diff(found.ptr))
+            bundles = part.bundle_start.size - 1
+            row = found.row.astype(np.int64)
+            row = np.where(row < bundles, row + part.bundle0, row - bundles + split.size + part.link0)
+            out.append((flow, np.full(flow.size, number), row, found.fraction / legs_of[flow]))
+    return out, -1
 
 
 def _merged(

@@ -264,7 +264,7 @@ def _shares(shape, ends, weight, shares):  # type: ignore[no-untyped-def]
     """
     planes = shape.scale_up if ends.reach == WITHIN_DOMAIN else shape.planes
     agg0 = max(shape.planes, shape.scale_up)
-    path0 = agg0 + shape.aggs
+    by_agg, by_path = shares[agg0 : agg0 + shape.aggs], shares[agg0 + shape.aggs :]
     total, best = 0.0, 0.0
     for p in range(planes):
         first, last = _port(shape, ends, p)
@@ -285,14 +285,14 @@ def _shares(shape, ends, weight, shares):  # type: ignore[no-untyped-def]
                 weight[shape.tor_down0 + ends.to_tor * shape.aggs + a],
             )
             if ends.reach == WITHIN_POD:
-                shares[agg0 + a] = edge * port
+                by_agg[a] = edge * port
             else:
-                shares[agg0 + a] = 0.0
+                by_agg[a] = 0.0
                 for k in range(a * shape.cores, (a + 1) * shape.cores):
                     up, down = shape.agg_up0 + ends.pod * plane + k, shape.agg_down0 + ends.to_pod * plane + k
-                    shares[path0 + k] = min(edge, min(weight[up], weight[down])) * port
-                    shares[agg0 + a] += shares[path0 + k]
-            shares[p] += shares[agg0 + a]
+                    by_path[k] = min(edge, min(weight[up], weight[down])) * port
+                    by_agg[a] += by_path[k]
+            shares[p] += by_agg[a]
         total += shares[p]
     return total
 
@@ -344,11 +344,13 @@ def _walk(shape, src, dst, network, weight, split, ptr, row, fraction, write, sh
                     fraction[at] = 1.0
                 at += 1
                 continue
-            for k in range(step[i, 2], step[i, 3]):
-                if shares[k] > 0.0:
+            link = split.size + step[i, 1]
+            values = shares[step[i, 2] : step[i, 3]]
+            for k in range(values.size):
+                if values[k] > 0.0:
                     if write:
-                        row[at] = split.size + step[i, 1] + k - step[i, 2]
-                        fraction[at] = shares[k] / total
+                        row[at] = link + k
+                        fraction[at] = values[k] / total
                     at += 1
         ptr[f + 1] = at
 

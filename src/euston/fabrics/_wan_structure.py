@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import yen
 
 from euston.errors import FabricError, unknown
 from euston.fabrics._bisection import Cuts, smallest_cut
@@ -119,6 +117,10 @@ class WanStructure:
         return state[src, dst]
 
     def _shortest(self, src: int, dst: int, alive: NDArray[np.bool_]) -> Tunnels:
+        # here, and not above: it takes as long to import as the rest of the room
+        from scipy.sparse import csr_array
+        from scipy.sparse.csgraph import yen
+
         n = len(self.sites)
         ends = self.src[alive].astype(np.int32), self.dst[alive].astype(np.int32)
         graph = csr_array((self.latency[alive], ends), shape=(n, n))

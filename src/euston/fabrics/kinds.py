@@ -19,7 +19,17 @@ from euston.fabrics.fabric import Fabric
 from euston.registry import Registry
 from euston.units import DIMENSIONS
 
-__all__ = ["FABRICS", "QUANTITIES", "REQUIRED", "Parameter", "build", "parameters"]
+__all__ = [
+    "FABRICS",
+    "FROM_ACCELERATOR",
+    "QUANTITIES",
+    "REQUIRED",
+    "Described",
+    "Parameter",
+    "build",
+    "parameters",
+    "usual_accelerators_per_host",
+]
 
 FABRICS = Registry(
     "fabrics",
@@ -39,6 +49,7 @@ FABRICS = Registry(
         "graph": "euston.fabrics.graph:from_graph",
         "scale_up": "euston.fabrics.scale_up:scale_up",
         "wan": "euston.fabrics.wan:wan",
+        "sites": "euston.fabrics._kind_sites:sites_kind",
     },
     kind="fabric kind",
 )
@@ -62,6 +73,12 @@ QUANTITIES: dict[str, str] = {
     "buffer": "data",
 }  # fmt: skip
 """Dimension (a key of `euston.units.DIMENSIONS`) of what parameters of these names are measured in."""
+
+FROM_ACCELERATOR = ("scale_up", "bandwidth")
+"""Parameters that an accelerator's own scale-up bandwidth stands in for where nobody says."""
+
+Described = Mapping[str, Any]
+"""A fabric within another: its kind and the values of its parameters."""
 
 REQUIRED: Any = inspect.Parameter.empty
 """The default of a parameter that has none."""
@@ -145,6 +162,12 @@ def _words(thing: Any, heading: str = "Parameters") -> dict[str, str]:
     return {name: " ".join(lines) for name, lines in found.items()}
 
 
+def usual_accelerators_per_host(kind: str) -> int | None:
+    """What a kind takes where nobody says; None where only its builder knows."""
+    parameter = parameters(kind).get("accelerators_per_host")
+    return parameter.default if parameter is not None and isinstance(parameter.default, int) else None
+
+
 def build(
     kind: str,
     values: Mapping[str, Any],
@@ -152,11 +175,13 @@ def build(
     hosts: int | None = None,
     accelerators_per_host: int | None = None,
     name: str = "",
+    scale_up: str | float | None = None,
 ) -> Fabric:
     """The fabric of a kind from the values of its parameters (SI, or text with units).
 
     ``hosts`` and ``accelerators_per_host`` are handed on to builders that take them, and must agree with what
-    others make.
+    others make. ``scale_up`` is the accelerators' own bandwidth, taken where the values say none and several
+    share a domain.
 
     Raises
     ------
@@ -174,6 +199,11 @@ def build(
     for key, value in zip(_OF_SITE, (hosts, accelerators_per_host), strict=True):
         if value is not None and key in known:
             given[key] = value
+    each = given.get("accelerators_per_host") or usual_accelerators_per_host(kind) or 1
+    several = each * (given.get("hosts_per_domain") or 1) > 1 or "accelerators_per_host" not in known
+    for key in FROM_ACCELERATOR:
+        if scale_up is not None and several and key in known and key not in given:
+            given[key] = scale_up
     for key, parameter in known.items():
         if parameter.default is REQUIRED and key not in given:
             example = parameter.example

@@ -189,18 +189,22 @@ def ocs(
     delay = units.duration(link_latency, where="link_latency")
     most = {pair: max(count[pair] for count in counts) for pair in pairs}
     ends = np.array([pair for pair in pairs for _ in range(most[pair])], np.int64)
-    fabric = switch_graph(
-        Cables(ends[:, 0], ends[:, 1], LinkKind.OCS, rate, delay),
-        switches,
-        host,
-        timing,
-        labels=Names(tuple(f"s{i}" for i in range(switches))),
-        routing=routing_rule(routing, ("minimal", "detour", "valiant")),
-        lines=[
-            f"  {switches} switches of {degree} circuits at once, {len(counts)} matchings of {times:g} s "
-            f"({dark:g} s dark)"
-        ],
-    )
+    try:
+        fabric = switch_graph(
+            Cables(ends[:, 0], ends[:, 1], LinkKind.OCS, rate, delay),
+            switches,
+            host,
+            timing,
+            labels=Names(tuple(f"s{i}" for i in range(switches))),
+            routing=routing_rule(routing, ("minimal", "detour", "valiant")),
+            lines=[
+                f"  {switches} switches of {degree} circuits at once, {len(counts)} matchings of {times:g} s "
+                f"({dark:g} s dark)"
+            ],
+        )
+    except FabricError as error:
+        parts = str(error).replace("`cables`", "`matchings`").replace("no cable", "no circuit")
+        raise FabricError(parts) from None
     first_switch = fabric.node_kind.size - switches
     circuit = np.flatnonzero(fabric.kind == LinkKind.OCS)
     a, b = fabric.link_src[circuit] - first_switch, fabric.link_dst[circuit] - first_switch

@@ -49,9 +49,10 @@ N_FULL, N_BUSY, N_HEAP, N_VISITS, N_UNSETTLED = np.arange(5, 10, dtype=np.uintp)
 COUNTERS = 10
 
 # A repair that looks at this many entries per busy entry has found no locality: solve the component instead.
-_PATIENCE = 40.0
+_PATIENCE = 20.0
+# Rows that have to change, a quarter of all in use, for it not even to be tried.
+_LARGE = 4096
 
-_helper = njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 # Kernels that make no arrays do without reference counts: those cost more than the work of a small repair.
 bare = njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False, error_model="numpy")
 
@@ -529,7 +530,7 @@ def _local(net, budget):  # type: ignore[no-untyped-def]
     return fine
 
 
-@_helper
+@njit(cache=True, no_cfunc_wrapper=True)
 def component(net, queues):  # type: ignore[no-untyped-def]
     """Solve from nothing every flow connected with the rows of the list; ``queues`` may be None."""
     row, row_i, flow, flow_i, n = net.row, net.row_i, net.flow, net.flow_i, net.n
@@ -643,8 +644,9 @@ def attempt(net, whole):  # type: ignore[no-untyped-def]
         _admit(net, net.flow_list[CHANGED, k])
     for k in range(n[N_DIRTY]):
         net.row_list[R_LIST, k] = net.row_list[DIRTY, k]
-    # A change of everything needs no locality.
-    return not whole and n[N_DIRTY] * 4 <= n[N_BUSY] and _local(net, _PATIENCE * n[N_BUSY] + 256)
+    # A change of everything needs no locality, once there is enough of it.
+    large = n[N_DIRTY] > _LARGE and n[N_DIRTY] * 4 > n[N_BUSY]
+    return not whole and not large and _local(net, _PATIENCE * n[N_BUSY] + 256)
 
 
 @bare

@@ -26,10 +26,12 @@ def _change(net, closed, opened, column, weight, cap, rows, capacity):  # type: 
         k.open_flow(net, opened[j], column[j], weight[j], cap[j])
     for j in range(rows.size):
         k.set_capacity(net, rows[j], capacity[j])
-    if net.n[k.N_DIRTY] + net.n[k.N_CHANGED] > 0:
-        if not k.attempt(net, False):
-            k.component(net, None)
-        k.retire(net)
+    return k.attempt(net, False)
+
+
+@njit(cache=True, no_cfunc_wrapper=True)
+def _finish(net):  # type: ignore[no-untyped-def]
+    k.retire(net)
     moved = net.n[k.N_CHANGED]
     for j in range(moved):
         f = net.flow_list[k.CHANGED, j]
@@ -120,7 +122,9 @@ class Incremental:
         self._active[shut] = False
         slots = np.array([self._free.pop() for _ in range(cols.size)], np.int64)
         self._active[slots] = True
-        _change(self._net, shut, slots, cols, w, limit, changed, caps)
+        if not _change(self._net, shut, slots, cols, w, limit, changed, caps):
+            k.component(self._net, None)
+        _finish(self._net)
         return slots
 
     @property

@@ -212,10 +212,8 @@ def _paths_once(
     parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]] = []
     if inside.any():
         who = np.flatnonzero(inside)
-        up = fabric.spread(src[who], dst[who], network="scale_up", alive=alive, capacity=now, split=split)
-        split |= up.split
-        member = np.repeat(who, np.diff(up.ptr))
-        parts.append((member, np.zeros_like(member), up.row, up.fraction))
+        member, row, fraction = _scale_up(fabric, src[who], dst[who], alive, now, split)
+        parts.append((who[member], np.zeros_like(member), row, fraction))
     late, rule = chooses & ~inside, (0, 0.0, 0)
     if late.any() and isinstance(balancing, ChoosesAtStart):
         who = np.flatnonzero(late)
@@ -252,6 +250,26 @@ def _paths_once(
     empty = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0))
     found = [np.concatenate(column) for column in zip(empty, *parts, strict=True)]
     return _Paths(found[0], found[1], found[2], found[3], candidates, split, rule)
+
+
+def _scale_up(
+    fabric: Fabric,
+    src: NDArray[np.int32],
+    dst: NDArray[np.int32],
+    alive: NDArray[np.bool_] | None,
+    now: NDArray[np.float64],
+    split: NDArray[np.bool_],
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
+    """Flow, row and fraction inside scale-up domains; over several planes the flow is sprayed."""
+    links = np.flatnonzero(np.isin(fabric.kind, (LinkKind.SCALE_UP_OUT, LinkKind.SCALE_UP_IN)))
+    if (np.diff(fabric.bundle_start)[fabric.bundle[links]] > 1).any():
+        up = fabric.spread(src, dst, network="scale_up", alive=alive, capacity=now, split=split)
+        split |= up.split
+        return np.repeat(np.arange(src.size), np.diff(up.ptr)), up.row, up.fraction
+    paths = fabric.route(src, dst, np.zeros(src.size, np.uint64), network="scale_up", alive=alive)
+    used = paths >= 0
+    row = fabric.bundle[paths[used]].astype(np.int32)
+    return np.repeat(np.arange(src.size), used.sum(axis=1)), row, np.ones(row.size)
 
 
 def _can_bind(fabric: Fabric, row_capacity: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -59,6 +59,13 @@ def subtitle(result: Result) -> str:
         count = int(site.get("hosts", 0)) * int(site.get("accelerators_per_host", 1))
         parts.append(f"{count:,} {site.get('accelerator', 'accelerators')}")
     for job in scenario.get("jobs", [])[:2]:
+        if job.get("kind") == "traffic":
+            flows = job.get("flows", {})
+            what = next(
+                (str(flows[key]) for key in ("pattern", "collective", "file") if key in flows), "flows"
+            )
+            parts.append(f"{job.get('name')}: {what}")
+            continue
         model = job.get("model")
         name = model if isinstance(model, str) else str((model or {}).get("name", "model"))
         p = job.get("parallel", {})

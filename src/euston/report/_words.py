@@ -69,15 +69,30 @@ HEADLINES = {
     "hfu": ("HFU", "share"),
     "tokens_per_second_per_accelerator": ("Tokens/s per accelerator", ""),
     "energy": ("Energy per step", "J"),
+    "makespan": ("Makespan", "s"),
+    "completion_p50": ("Median completion", "s"),
+    "completion_p99": ("99th percentile of completion", "s"),
+    "slowdown_p99": ("99th percentile of slowdown", ""),
+    "goodput": ("Goodput", "B/s"),
+    "efficiency": ("Lower bound over makespan", "share"),
+    "makespan_fluid": ("Makespan, fluid", "s"),
+    "makespan_packet": ("Makespan, packet", "s"),
+    "makespan_error": ("Makespan, fluid against packet", "error"),
+    "goodput_error_mean": ("Goodput error of a flow, mean", "share"),
+    "goodput_error_worst": ("Goodput error of a flow, worst", "share"),
+    "goodput_bias": ("Goodput bias of fluid", "error"),
 }
 """Scalars shown first, with label and unit."""
 
 SECONDS = {
     "seconds", "compute", "tensor", "pipeline", "data", "context", "expert", "bubble", "optimizer",
     "recompute",
-    "step_time", "time", "overhead", "other", "start", "end",
+    "step_time", "time", "overhead", "other", "start", "end", "completion", "ideal", "fluid", "packet",
 }  # fmt: skip
-BYTES = {"parameters", "gradients", "activations", "temporary", "peak", "bytes", "memory_peak"}
+BYTES = {
+    "parameters", "gradients", "activations", "temporary", "peak", "bytes", "memory_peak", "flow_bytes",
+}  # fmt: skip
+RATES = {"rate", "algbw", "busbw"}
 SHARES = {
     "share",
     "mfu",
@@ -176,6 +191,8 @@ def with_unit(value: Any, unit: str) -> str:
             return format_power(value)
         case "share" | "fraction":
             return percent(value)
+        case "error":
+            return signed_percent(value)
         case "" | "1":
             return number(value)
         case _:
@@ -201,8 +218,16 @@ def column_unit(table: str, column: str) -> str:
     """Unit of a table's column, by its name: tables hold SI."""
     if column in SHARES:
         return "share"
-    if column in {"error"}:
+    if column == "error" or "_error" in column or column.startswith("error_"):
         return "error"
+    if column in RATES:
+        return "B/s"
+    if column.endswith("_bytes"):
+        return "B"
+    if column.startswith(("completion_", "fluid_p", "packet_p")):
+        return "s"
+    if table == "tiers" and column in ("mean", "max", "fluid_busiest", "packet_busiest"):
+        return "share"
     if column == "capacity":
         return "B/s" if table == "links" else "B"
     if table == "memory" and column not in ("stage", "chunk", "layers", "in_flight", "fits"):

@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 
 from euston.errors import MissingExtra
 from euston.report import _sections as sections
-from euston.report import figures
+from euston.report import figures, network
 from euston.report._words import CERTAINTY, cell, colours, column_unit, percent
 from euston.report.timeline import timeline
 from euston.result import Result
@@ -74,6 +74,9 @@ def _json(data: Any) -> Markup:
     return Markup(text)
 
 
+ROWS = 5000
+"""Lines of a table that a page looks at; no table of fewer is cut before its section says so."""
+
 _CHARTS: dict[str, Callable[[Sequence[dict[str, Any]]], figures.Figure]] = {
     "stages": figures.stages,
     "links": figures.links,
@@ -84,12 +87,15 @@ _CHARTS: dict[str, Callable[[Sequence[dict[str, Any]]], figures.Figure]] = {
 
 def render(result: Result) -> bytes:
     """The page's bytes, UTF-8."""
-    rows = {name: table.to_dicts() for name, table in result.tables.items() if table.height}
+    short_first = sorted(result.tables.items(), key=lambda item: item[1].height > 100)
+    rows = {name: table.head(ROWS).to_dicts() for name, table in short_first if table.height}
     charts: dict[str, figures.Figure] = {}
+    studied = network.sections(result) if result.kind in network.KINDS else []
+    charts |= {section.name: section.figure for section in studied}
     if "breakdown" in rows:
         charts["breakdown"] = figures.waterfall(rows["breakdown"], result.scalars.get("step_time"))
     for name, draw in _CHARTS.items():
-        if name in rows:
+        if name in rows and result.kind not in network.KINDS:
             charts[name] = draw(rows[name])
     note = ""
     if result.timeline is not None and result.timeline.height:
@@ -104,8 +110,11 @@ def render(result: Result) -> bytes:
         cards=sections.cards(result, rows),
         scalars=sections.scalars(result),
         rows=rows,
+        heights={name: table.height for name, table in result.tables.items()},
+        network=studied,
         columns={name: result.tables[name].columns for name in rows},
-        known=sections.KNOWN,
+        known=(*sections.KNOWN, *(network.DRAWN if studied else ())),
+        limits={"flows": 30, "queues": 20},
         charts={name: charts[name]["layout"]["height"] for name in charts},
         figures=_json(charts),
         timeline_note=note,

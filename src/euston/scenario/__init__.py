@@ -4,6 +4,7 @@ from euston.scenario._check import check
 from euston.scenario._files import dump, from_data, load, loads, schema, with_place, yaml_text
 from euston.scenario._problems import ScenarioError
 from euston.scenario.allocation import AllocationSection
+from euston.scenario.fabrics import FabricSection
 from euston.scenario.jobs import (
     AssumptionSection,
     BatchSection,
@@ -16,7 +17,7 @@ from euston.scenario.jobs import (
 )
 from euston.scenario.model import FaultSection, PoliciesSection, RunSection, Scenario
 from euston.scenario.policies import BalancingSection
-from euston.scenario.sites import FabricSection, PowerSection, SiteSection
+from euston.scenario.sites import PowerSection, SiteSection
 
 __all__ = [
     "AllocationSection",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Annotated, Any, ClassVar
 
@@ -26,8 +26,8 @@ FROM_FILE = "from_file"
 """Validation context key: the data come from a file, where a quantity without a unit is refused."""
 
 
-def refuse(message: str, key: str | None = None) -> PydanticCustomError:
-    """An error in house words; `key` names the key below the section it is about."""
+def refuse(message: str, key: str | int | Sequence[str | int] | None = None) -> PydanticCustomError:
+    """An error in house words; `key` names the key below the section it is about, or the keys to there."""
     return PydanticCustomError("euston", "{message}", {"message": message, "key": key})
 
 
@@ -142,6 +142,8 @@ def quantity(dimension: str, *, positive: bool = False) -> Any:
 
 PositiveBandwidth = quantity("bandwidth", positive=True)
 Duration = quantity("duration")
+PositiveDuration = quantity("duration", positive=True)
+DataSize = quantity("data")
 PositiveDataSize = quantity("data", positive=True)
 PositivePower = quantity("power", positive=True)
 MoneyRate = quantity("money")

@@ -10,8 +10,9 @@ from euston.scenario import build
 from euston.scenario._base import Section
 from euston.scenario._problems import undotted
 from euston.scenario.jobs import TrainingSection
-from euston.scenario.model import Scenario
-from euston.scenario.sites import FABRIC_KINDS, SiteSection
+from euston.scenario.model import JobSection, Scenario
+from euston.scenario.sites import SiteSection
+from euston.scenario.traffic import TrafficSection
 
 
 def problems(scenario: Scenario) -> list[str]:
@@ -23,7 +24,7 @@ def problems(scenario: Scenario) -> list[str]:
 
 
 def _names(scenario: Scenario) -> Iterator[str]:
-    groups: list[tuple[str, Sequence[SiteSection | TrainingSection]]]
+    groups: list[tuple[str, Sequence[SiteSection | JobSection]]]
     groups = [("sites", scenario.sites), ("jobs", scenario.jobs)]
     for key, sections in groups:
         seen: dict[str, int] = {}
@@ -49,23 +50,23 @@ def _site_known(name: str | None, sites: Sequence[str], where: str) -> Iterator[
 def _sites(scenario: Scenario) -> Iterator[str]:
     for index, site in enumerate(scenario.sites):
         where = f"sites[{index}]"
-        try:
-            catalog.accelerator(site.accelerator)
-        except BadInput as error:
-            yield at(f"{where}.accelerator", str(error))
-        try:
-            kind = build.fabric_values(site, where).get("kind")
-        except BadInput as error:
-            yield str(error)
-            continue
-        if kind is not None and kind not in FABRIC_KINDS:
-            yield at(f"{where}.fabric.kind", unknown("fabric kind", str(kind), FABRIC_KINDS))
+        if site.accelerator is not None:
+            try:
+                catalog.accelerator(site.accelerator)
+            except BadInput as error:
+                yield at(f"{where}.accelerator", str(error))
 
 
 def _jobs(scenario: Scenario) -> Iterator[str]:
     for index, section in enumerate(scenario.jobs):
         where = f"jobs[{index}]"
         site = scenario.site(section.placement.site)
+        if isinstance(section, TrafficSection):
+            continue
+        if site.accelerator is None:
+            at_site = f"sites[{scenario.sites.index(site)}].accelerator"
+            yield at(at_site, f"is missing; job {section.name!r} trains on this site")
+            continue
         world = section.parallel.world
 
         def check(index: int = index, where: str = where, world: int = world) -> None:
@@ -129,6 +130,9 @@ def _placements(scenario: Scenario) -> Iterator[str]:
         where = f"jobs[{index}].placement"
         site = scenario.site(section.placement.site)
         hosts = scenario.hosts_of(index)
+        if isinstance(section, TrafficSection):
+            yield from _traffic_hosts(hosts, site, where)
+            continue
         needed = -(-section.parallel.world // site.accelerators_per_host)
         if section.placement.hosts is not None and len(hosts) != needed:
             yield at(
@@ -149,6 +153,14 @@ def _placements(scenario: Scenario) -> Iterator[str]:
             other = scenario.jobs[taken[site.name, clash]].name
             yield at(where, f"host {clash} of site {site.name!r} is used by job {other!r} already")
         taken |= {(site.name, host): index for host in hosts if (site.name, host) not in taken}
+
+
+def _traffic_hosts(hosts: Sequence[int], site: SiteSection, where: str) -> Iterator[str]:
+    if not hosts or max(hosts) >= site.hosts:
+        span = f"{hosts[0]} to {max(hosts)}" if hosts else "beyond the last"
+        yield at(where, f"needs hosts {span}; site {site.name!r} has hosts 0 to {site.hosts - 1}")
+    elif len(hosts) * site.accelerators_per_host < 2:
+        yield at(where, "has one accelerator; traffic needs 2 or more")
 
 
 def _faults(scenario: Scenario) -> Iterator[str]:

@@ -60,7 +60,7 @@ def sentences(errors: Sequence[ErrorDetails], document: Document | None) -> list
         path = tuple(step for step in error["loc"] if not (isinstance(step, str) and step.startswith("~")))
         key = error.get("ctx", {}).get("key")
         if key is not None:
-            path = (*path, key)
+            path = (*path, *((key,) if isinstance(key, str | int) else key))
         mark = document.mark(path) if document else None
         message = f"`{dotted(path)}`: {_words(error)}" if path else _words(error)
         found.append((mark or (0, 0), order, message))

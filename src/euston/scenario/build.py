@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from euston import catalog
 from euston.errors import ConfigError, EustonError, at, unknown
+from euston.scenario.fabrics import merged
 from euston.scenario.jobs import HfSection, ParallelSection, ShapeSection, TrainingSection
 from euston.scenario.model import Scenario
 from euston.scenario.sites import SiteSection
@@ -34,7 +34,7 @@ def transformer(scenario: Scenario, job: int) -> Transformer:
     """
     from euston import models
 
-    section = scenario.jobs[job].model
+    section = scenario.training(job).model
     where = f"jobs[{job}].model"
     try:
         if isinstance(section, str):
@@ -111,7 +111,7 @@ def training_job(scenario: Scenario, job: int) -> TrainingJob:
     """
     from euston.training import TrainingJob
 
-    section = scenario.jobs[job]
+    section = scenario.training(job)
     return TrainingJob(
         transformer(scenario, job),
         parallel(section.parallel),
@@ -136,10 +136,7 @@ def fabric_values(site: SiteSection, where: str = "sites[0]") -> dict[str, Any]:
     ConfigError
         An unknown preset; the nearest is offered.
     """
-    if site.fabric.preset is None:
-        return site.fabric.values()
     try:
-        preset = catalog.entry("fabrics", site.fabric.preset)
+        return merged(site.fabric, site.hosts)
     except EustonError as error:
         raise _place(f"{where}.fabric.preset", error) from None
-    return {**preset.values, **site.fabric.values()}

@@ -12,7 +12,7 @@ from euston.units import exact_text, parse
 
 SHARDINGS = ("none", "zero1", "zero2", "zero3")
 
-JOB_KINDS = ("training",)
+JOB_KINDS = ("training", "traffic")
 """Kinds of jobs this version knows."""
 
 QUANTITIES: dict[str, str] = {

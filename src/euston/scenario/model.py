@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Discriminator, Field, PrivateAttr, Tag, model_validator
 
-from euston.scenario._base import Duration, Flag, Number, Section, Text, Whole, refuse
+from euston.scenario._base import Duration, Flag, Number, PositiveDuration, Section, Text, Whole, refuse
 from euston.scenario._yaml import Document
 from euston.scenario.allocation import AllocationSection
+from euston.scenario.engines import FluidSection, PacketSection
 from euston.scenario.jobs import TrainingSection
-from euston.scenario.policies import BalancingSection
+from euston.scenario.policies import BalancingSection, TransportSection
 from euston.scenario.sites import SiteSection
+from euston.scenario.traffic import TrafficSection
+
+
+def _job_form(value: Any) -> str:
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return "~traffic" if kind == "traffic" else "~training"
+
+
+JobSection = Annotated[
+    Annotated[TrainingSection, Tag("~training")] | Annotated[TrafficSection, Tag("~traffic")],
+    Discriminator(_job_form),
+]
+"""A job of any kind; one whose kind is missing or unknown is refused by the first."""
 
 
 class PoliciesSection(Section):
@@ -25,6 +39,10 @@ class PoliciesSection(Section):
     allocation: AllocationSection = Field(
         default_factory=AllocationSection,
         description="Queues of the links: a name, or {kind: per_job, weights: {a: 1, b: 3}}.",
+    )
+    transport: TransportSection = Field(
+        default_factory=TransportSection,
+        description="What senders do when the network answers, for packets: a name, or {kind: nscc, ...}.",
     )
 
 
@@ -67,6 +85,11 @@ class RunSection(Section):
         default=True, description="Treat equal replicas as one; changes speed, never results."
     )
     seed: Whole = Field(default=0, description="Seed of everything random.")
+    until: PositiveDuration | None = Field(
+        default=None, description="Traffic ends here, finished or not; with its last flow unless said."
+    )
+    fluid: FluidSection = Field(default_factory=FluidSection, description="Settings of the fluid engine.")
+    packet: PacketSection = Field(default_factory=PacketSection, description="Settings of the packet engine.")
     memory: Literal["refuse", "report"] = Field(
         default="refuse",
         description="A job that does not fit its accelerators: refuse it, or run it and report that.",
@@ -89,7 +112,7 @@ class Scenario(Section):
     name: Text = Field(default="scenario", description="A short name, used in reports.")
     title: Text | None = Field(default=None, description="A line for people.")
     sites: tuple[SiteSection, ...] = Field(min_length=1)
-    jobs: tuple[TrainingSection, ...] = Field(min_length=1)
+    jobs: tuple[JobSection, ...] = Field(min_length=1)
     policies: PoliciesSection = Field(default_factory=PoliciesSection)
     faults: tuple[FaultSection, ...] = ()
     run: RunSection = Field(default_factory=RunSection)
@@ -119,21 +142,38 @@ class Scenario(Section):
             return self.sites[0]
         return next(site for site in self.sites if site.name == name)
 
+    @property
+    def is_traffic(self) -> bool:
+        """Whether all jobs are traffic: a study of the network by itself."""
+        return all(isinstance(job, TrafficSection) for job in self.jobs)
+
+    def training(self, job: int) -> TrainingSection:
+        """Job number `job`, known to be a training job."""
+        section = self.jobs[job]
+        assert isinstance(section, TrainingSection)
+        return section
+
     def hosts_of(self, job: int) -> tuple[int, ...]:
         """Hosts of the job's site that job number `job` occupies, in rank order.
 
-        A job without `first_host` or `hosts` takes the hosts of its site after those of the jobs before it.
+        A job without `first_host` or `hosts` takes the hosts of its site after those of the jobs before it;
+        traffic takes all hosts of its site.
         """
         section = self.jobs[job]
         placement = section.placement
         if placement.hosts is not None:
             return placement.hosts
         site = self.site(placement.site)
+        if isinstance(section, TrafficSection):
+            begin = placement.first_host or 0
+            count = section.placement.count
+            return tuple(range(begin, site.hosts if count is None else begin + count))
         needed = -(-section.parallel.world // site.accelerators_per_host)
         first = placement.first_host
         if first is None:
             first = 0
             for index in range(job):
-                if self.site(self.jobs[index].placement.site).name == site.name:
+                same = self.site(self.jobs[index].placement.site).name == site.name
+                if same and isinstance(self.jobs[index], TrainingSection):
                     first = max(first, max(self.hosts_of(index)) + 1)
         return tuple(range(first, first + needed))

@@ -34,10 +34,11 @@ from pydantic_core.core_schema import (
 from euston import units
 from euston.errors import BadInput, unknown
 from euston.network.balancing import BALANCING, Balancing
+from euston.network.transport import TRANSPORT, Transport
 from euston.registry import Registry
 from euston.scenario._base import Flag, Number, Section, Text, Whole, quantity, refuse
 
-__all__ = ["BalancingSection", "PolicySection"]
+__all__ = ["BalancingSection", "PolicySection", "TransportSection"]
 
 _BORDER: dict[Any, Any] = {
     bool: Flag,
@@ -144,7 +145,8 @@ class PolicySection(Section):
         try:
             cls._make(values, 0)
         except BadInput as error:
-            place = _PLACE.fullmatch(str(error))
+            own = f"`policies.{cls.registry.room.rpartition('.')[2]}."  # where a policy says it in full
+            place = _PLACE.fullmatch(str(error).replace(own, "`"))
             if place is None:
                 raise refuse(str(error)) from None
             raise refuse(f"{place[2]}: {place[3]}" if place[2] else place[3], place[1]) from None
@@ -192,4 +194,18 @@ class BalancingSection(PolicySection):
     def make(self, seed: int) -> Balancing:
         """The policy; ``seed`` where the section gives none."""
         made: Balancing = self._make({"kind": self.kind, **self.settings}, seed)
+        return made
+
+
+class TransportSection(PolicySection):
+    """What a packet sender does when the network answers: ``nscc``, or ``{kind: nscc, mtu: 4150}``."""
+
+    registry: ClassVar[Registry] = TRANSPORT
+    default: ClassVar[str] = "nscc"
+
+    kind: Text = "nscc"
+
+    def make(self) -> Transport:
+        """The transport."""
+        made: Transport = self._make({"kind": self.kind, **self.settings}, 0)
         return made

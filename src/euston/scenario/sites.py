@@ -2,80 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, model_validator
 
+from euston import catalog
+from euston.errors import BadInput
+from euston.fabrics.kinds import usual_accelerators_per_host
 from euston.scenario._base import (
     Count,
-    Duration,
     EnergyPrice,
     MoneyRate,
     Number,
-    PositiveBandwidth,
-    PositiveDataSize,
     PositivePower,
     Section,
     Text,
     refuse,
 )
+from euston.scenario._problems import undotted
+from euston.scenario.fabrics import FabricSection, built, merged, misplaced
 
-Ratio = Annotated[Number, Field(gt=0)]
-FABRIC_KINDS = ("clos", "rail")
 
-
-class FabricSection(Section):
-    """A fabric: a preset of the catalogue, a kind with its sizes, or a preset with values changed."""
-
-    preset: Text | None = Field(
-        default=None, description="A fabric of the catalogue; `euston catalog list fabrics`."
-    )
-    kind: Text | None = Field(default=None, description="clos or rail; a preset brings its own.")
-    nic: PositiveBandwidth | None = Field(default=None, description="Rate of one NIC, per direction.")
-    nics_per_host: Count | None = Field(
-        default=None, description="NICs of a host; one per accelerator unless said."
-    )
-    endpoints_per_tor: Count | None = Field(
-        default=None, description="NIC ports below one top-of-rack switch."
-    )
-    tors_per_pod: Count | None = Field(default=None, description="Top-of-rack switches of a pod.")
-    aggs_per_pod: Count | None = Field(default=None, description="Aggregation switches of a pod.")
-    cores_per_agg: Count | None = Field(
-        default=None, description="Core switches above each aggregation switch."
-    )
-    oversubscription: tuple[Ratio, Ratio] | None = Field(
-        default=None,
-        description="Down over up capacity of the ToRs and of the aggregation switches, e.g. [1, 7].",
-    )
-    scale_up: PositiveBandwidth | None = Field(
-        default=None,
-        description="Scale-up rate of an accelerator per direction; the accelerator's own unless said.",
-    )
-    hosts_per_domain: Count | None = Field(
-        default=None, description="Hosts that share one scale-up domain; 1 unless said."
-    )
-    link_latency: Duration | None = Field(
-        default=None, description="Latency of one switch hop with its cable."
-    )
-    nic_latency: Duration | None = Field(default=None, description="Time a NIC takes to send or receive.")
-    scale_up_latency: Duration | None = Field(default=None, description="Latency of a scale-up link.")
-    buffer: PositiveDataSize | None = Field(default=None, description="Buffer of a switch port.")
-
-    @model_validator(mode="after")
-    def _something(self) -> FabricSection:
-        if self.preset is None and self.kind is None:
-            raise refuse("needs a `preset` (see `euston catalog list fabrics`) or a `kind` with `nic`")
-        if self.preset is None and self.nic is None:
-            raise refuse('is missing; write e.g. "400 Gb/s"', "nic")
-        return self
-
-    def values(self) -> dict[str, Any]:
-        """The values given here (SI), without those left out; they win over the preset's."""
-        return {
-            name: value
-            for name in type(self).model_fields
-            if name != "preset" and (value := getattr(self, name)) is not None
-        }
+def _derived(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)  # 0 stands for "not said", and is filled in
 
 
 class PowerSection(Section):
@@ -90,12 +39,21 @@ class SiteSection(Section):
     """One data centre of equal hosts on one fabric."""
 
     name: Text = Field(description="What jobs and faults call it.")
-    accelerator: Text = Field(
-        description="An accelerator of the catalogue; `euston catalog list accelerators`."
+    accelerator: Text | None = Field(
+        default=None,
+        description="An accelerator of the catalogue; `euston catalog list accelerators`. "
+        "Needed where a job computes.",
     )
-    hosts: Count = Field(description="Number of hosts.")
+    hosts: Count = Field(
+        default=0,
+        description="Number of hosts; those of the fabric where its kind or preset says how many.",
+        json_schema_extra=_derived,
+    )
     accelerators_per_host: Count = Field(
-        default=8, description="Accelerators of a host: its scale-up domain."
+        default=0,
+        description="Accelerators of a host: its scale-up domain. The preset's or the kind's (8 of a Clos) "
+        "unless said.",
+        json_schema_extra=_derived,
     )
     fabric: FabricSection = Field(description="What joins the hosts.")
     speed_spread: Number | None = Field(
@@ -106,6 +64,33 @@ class SiteSection(Section):
     )
     price: MoneyRate | None = Field(default=None, description="Price of an accelerator, e.g. 2.5 USD/h.")
     power: PowerSection | None = Field(default=None, description="Power beyond the accelerators.")
+
+    @model_validator(mode="after")
+    def _size(self) -> SiteSection:
+        """Fill in how many hosts there are, and accelerators in each, from the fabric."""
+        if self.hosts and self.accelerators_per_host:
+            return self
+        values = merged(self.fabric, self.hosts or None)
+        each = self.accelerators_per_host or values.get("accelerators_per_host")
+        each = each or usual_accelerators_per_host(str(values["kind"]))
+        if not (self.hosts and each):
+            try:
+                fabric = built(values, self.hosts or None, each, scale_up=self.scale_up_bandwidth())
+            except BadInput as error:
+                place, message = misplaced(error, "")
+                raise refuse(message, undotted(place)) from None
+            self.__dict__["hosts"], each = fabric.hosts, fabric.accelerators_per_host
+        self.__dict__["accelerators_per_host"] = int(each)
+        return self
+
+    def scale_up_bandwidth(self) -> float | None:
+        """Bytes/s of the accelerator into its scale-up network; None where it is unknown."""
+        if self.accelerator is None:
+            return None
+        try:
+            return catalog.accelerator(self.accelerator).scale_up_bandwidth
+        except BadInput:
+            return None  # said where names are checked
 
     @property
     def accelerators(self) -> int:

@@ -16,7 +16,11 @@ from .score import Row, nearest_rank, report, summarise
 
 __all__ = ["Row", "Study", "describe", "names", "nearest_rank", "report", "run", "summarise"]
 
-_STUDIES = Registry("studies", {"training": "euston.studies.training:STUDY"}, kind="reproduction")
+_STUDIES = Registry(
+    "studies",
+    {"training": "euston.studies.training:STUDY", "network": "euston.studies.network:STUDY"},
+    kind="reproduction",
+)
 
 
 def names() -> list[str]:

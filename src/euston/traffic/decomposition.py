@@ -25,6 +25,8 @@ __all__ = ["run_decomposed"]
 # A bucket of flows of like size has at least so many flows and spans at least so large a factor (Parsimon).
 BUCKET_FLOWS = 100
 BUCKET_SPAN = 2.0
+# Links of like load that a link is compared with.
+_CANDIDATES = 64
 
 
 @dataclass(frozen=True)
@@ -108,32 +110,33 @@ def run_decomposed(
     used, at = np.unique(link.astype(np.int64), return_index=True)
     groups = np.split(flow, at[1:])
     alike = _clusters(fabric, used, groups, flows, wire, cluster)
-    delay = np.zeros(len(flows))
-    known: dict[int, _Delays] = {}
-    draws = stream(seed, "delays")
     outer = np.isin(fabric.node_kind, [NodeKind.ENDPOINT, NodeKind.NIC])
-    for k, members in enumerate(groups):
-        one = int(alike[k])
-        if one not in known:
-            there, at_link = groups[one], int(used[one])
-            # a source's own queue is fair among its flows: only switches keep one that everybody waits for
-            queue = 0.0 if outer[fabric.link_src[at_link]] else standing_queue
-            known[one] = _delays(
-                flows.start[there],
-                wire[there],
-                limit[there],
-                packets[there],
-                float(fabric.capacity[at_link]),
-                queue,
-            )
-        delay[members] += known[one].draw(wire[members], packets[members], draws)
+    delay = np.zeros(len(flows))
+    draws = stream(seed, "delays")
+    # every flow on every link, by the link that is simulated in that one's place
+    place = np.repeat(alike, [g.size for g in groups])
+    order = np.argsort(place, kind="stable")
+    simulated, at = np.unique(place[order], return_index=True)
+    for one, entries in zip(simulated.tolist(), np.split(order, at[1:]), strict=True):
+        there, at_link = groups[one], int(used[one])
+        found = _delays(
+            flows.start[there],
+            wire[there],
+            limit[there],
+            packets[there],
+            float(fabric.capacity[at_link]),
+            # a source is fair among its own flows: only switches keep a queue that everybody waits for
+            0.0 if outer[fabric.link_src[at_link]] else standing_queue,
+        )
+        who = flow[entries]
+        np.add.at(delay, who, found.draw(wire[who], packets[who], draws))
     carried = np.bincount(link, weights=wire[flow], minlength=fabric.links).astype(np.float64)
     return FlowResult(
         flows=flows,
         start=flows.start.copy(),
         end=flows.start + ideal + delay,
         link_bytes=carried,
-        stats={"links": float(used.size), "simulated_links": float(len(known))},
+        stats={"links": float(used.size), "simulated_links": float(simulated.size)},
         meta={
             "fidelity": "decomposed",
             "ends": "the last byte has arrived",
@@ -142,7 +145,7 @@ def run_decomposed(
             "mtu": mtu,
             "header": header,
             "settings": {"standing_queue": standing_queue, "cluster": cluster},
-            "fold_ratio": used.size / max(1, len(known)),
+            "fold_ratio": used.size / max(1, simulated.size),
             "wall_s": clock.perf_counter() - began,
         },
     )
@@ -193,23 +196,25 @@ def _clusters(
     alike = np.arange(used.size)
     if tolerance == 0.0:
         return alike
-    shares = np.linspace(0.05, 0.95, 10)
-    load = np.array([wire[g].sum() for g in groups]) / fabric.capacity[used]
-    shape = np.array([np.quantile(wire[g], shares) for g in groups])
-    gaps = np.array(
-        [np.quantile(np.diff(flows.start[g]), shares) if g.size > 1 else np.zeros(10) for g in groups]
-    )
     capacity = fabric.capacity[used]
+    load = np.array([wire[g].sum() for g in groups]) / capacity
+    shape = np.array([_quantiles(wire[g]) for g in groups])
+    gaps = np.array([_quantiles(np.diff(flows.start[g])) for g in groups])
     chosen: list[int] = []
-    for k in range(used.size):
-        near = np.array(chosen, np.int64)
-        if near.size:
-            fits = (capacity[near] == capacity[k]) & (np.abs(load[near] - load[k]) <= tolerance * load[k])
-            for table in (shape, gaps):
-                total = np.maximum(table[k].sum(), 1e-300)
-                fits &= np.abs(table[near] - table[k]).sum(axis=1) <= tolerance * total
-            if fits.any():
-                alike[k] = near[int(np.argmax(fits))]
-                continue
-        chosen.append(k)
+    for k in np.lexsort((load, capacity)).tolist():  # alike links stand beside each other
+        near = np.array(chosen[-_CANDIDATES:], np.int64)
+        fits = (capacity[near] == capacity[k]) & (load[k] - load[near] <= tolerance * load[k])
+        for table in (shape, gaps):
+            fits &= np.abs(table[near] - table[k]).sum(axis=1) <= tolerance * table[k].sum()
+        if fits.any():
+            alike[k] = near[int(np.argmax(fits))]
+        else:
+            chosen.append(k)
     return alike
+
+
+def _quantiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ten evenly spaced order statistics; zeros for none."""
+    if not values.size:
+        return np.zeros(10)
+    return np.sort(values)[(np.arange(0.05, 1.0, 0.1) * values.size).astype(np.int64)]

@@ -174,8 +174,8 @@ def plan(
     _check_choice(choice)
     table = path_table(fabric, flows.src, flows.dst, choice.entropies, seed, network=settings.network)
     mtu, header = transport.mtu, transport.header
-    uplinks = np.unique(table.links[table.forward, 0]) if len(flows) else np.zeros(0, np.int64)
-    rate = float(fabric.capacity[uplinks].min()) if uplinks.size else 1.0
+    # what most flows can do: one slow host must not retune all
+    rate = float(np.median(speeds(table, fabric.capacity))) if len(flows) else 1.0
     network = Network(
         rtt=_longest(fabric, mtu, header, settings.network) if len(flows) else 1.0,
         rate=rate,
@@ -197,6 +197,27 @@ def plan(
     return Plan(network, lowered, queue, low, high, rto, seed, choice), table
 
 
+def _common(table: PathTable, column: int) -> NDArray[np.bool_]:
+    """Which flows have the same link in a column of all their rows."""
+    link = table.links[:, column]
+    changes = np.concatenate(([0], np.cumsum(link[1:] != link[:-1])))
+    return np.asarray(changes[table.forward] == changes[table.forward + table.forward_n - 1])
+
+
+def speeds(table: PathTable, capacity: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bytes/s of each flow alone: its uplinks together, and no more than a link that all its paths share."""
+    first = table.links[:, 0]
+    speed = capacity[first[table.forward]]
+    for k in np.flatnonzero(~_common(table, 0)).tolist():
+        rows = first[table.forward[k] : table.forward[k] + table.forward_n[k]]
+        speed[k] = capacity[np.unique(rows)].sum()
+    for column in range(1, table.links.shape[1]):
+        link = table.links[table.forward, column]
+        shared = _common(table, column) & (link >= 0)
+        speed = np.where(shared, np.minimum(speed, capacity[link]), speed)
+    return speed
+
+
 def _flow_plan(
     flows: Flows, table: PathTable, capacity: NDArray[np.float64], mtu: int, header: int
 ) -> NDArray[np.int64]:
@@ -210,14 +231,8 @@ def _flow_plan(
     made[:, y.N_BACK], made[:, y.N_BACK_N] = table.back, table.back_n
     made[:, (y.N_FORWARD_N, y.N_BACK_N)] *= np.where(table.hashed, 1, -1)[:, None]
     first = table.links[:, 0]
-    changes = np.concatenate(([0], np.cumsum(first[1:] != first[:-1])))
-    same = changes[table.forward] == changes[table.forward + table.forward_n - 1]
-    made[:, y.N_FIRST] = np.where(same, first[table.forward], -1)
-    speed = capacity[first[table.forward]]
-    for k in np.flatnonzero(~same).tolist():
-        rows = first[table.forward[k] : table.forward[k] + table.forward_n[k]]
-        speed[k] = capacity[np.unique(rows)].sum()
-    made[:, y.N_SPEED] = np.rint(PS / speed * 2**20)
+    made[:, y.N_FIRST] = np.where(_common(table, 0), first[table.forward], -1)
+    made[:, y.N_SPEED] = np.rint(PS / speeds(table, capacity) * 2**20)
     made[:, y.N_EARLIEST] = picoseconds(flows.start)
     made[:, y.N_DELAY] = picoseconds(flows.delay)
     capped = np.isfinite(flows.rate_cap)
@@ -326,7 +341,7 @@ def build(
         slot=np.zeros((0, y.SLOT_COLUMNS), np.int64),
         window=np.zeros((0, window), np.int64),
         mark=np.zeros((0, window, 4), np.int32),
-        paths=np.zeros((0, choice.entropies + int(config[y.K_RECYCLE])), np.int32),
+        paths=np.zeros((0, choice.entropies + int(config[y.K_RECYCLE])), np.uint16),
         counter=count,
         series=np.zeros((1024 if config[y.K_SAMPLE] else 1, 1 + len(sampled)), np.int64),
     )

@@ -25,7 +25,7 @@ U_RTT, U_WINDOW = np.arange(2, dtype=np.uintp)
 
 @inlined
 def _ps_per_byte(st, s):  # type: ignore[no-untyped-def]
-    """Of the flow's uplinks together."""
+    """Of the flow alone on the network."""
     return np.float64(st.flow[st.slot[s, S_FLOW], N_SPEED]) * 2.0**-20
 
 

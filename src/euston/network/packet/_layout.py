@@ -113,7 +113,7 @@ EV_ARRIVE, EV_SENT, EV_START, EV_TIMEOUT, EV_PACE, EV_SAMPLE, EV_PAUSE, EV_RESUM
     N_DELAY,  # ps
     N_GAP,  # ps per byte * 2^20 of the rate cap, 0 without
     N_TELL,  # 1: stop after its end
-    N_SPEED,  # ps per byte * 2^20 of its uplinks together
+    N_SPEED,  # ps per byte * 2^20 that it could have alone
     # what becomes of it
     F_SLOT,  # -1 while not running
     F_OPEN,  # predecessors that have not ended, + 1 while held
@@ -171,7 +171,7 @@ SLOT_COLUMNS = 64
 M_STATE, M_AGAIN, M_EV, M_HERE = _COLUMN[:4]  # sender's view, times sent again, value used; receiver has it
 UNSENT, FLYING, LOST, DONE = np.arange(4)
 
-# State.paths int32[S, E + R]: penalty of each entropy value, then the ring of good ones
+# State.paths uint16[S, E + R]: penalty of each entropy value, then the ring of good ones
 
 # ---- counters: State.counter int64[64] ------------------------------------------------------------
 (
@@ -271,6 +271,6 @@ class State(NamedTuple):
     slot: np.ndarray  # int64[S, 64]
     window: np.ndarray  # int64[S, W]
     mark: np.ndarray  # int32[S, W, 4]
-    paths: np.ndarray  # int32[S, E + R]
+    paths: np.ndarray  # uint16[S, E + R]
     counter: np.ndarray  # int64[64]
     series: np.ndarray  # int64[T, 1 + sampled] time and queues

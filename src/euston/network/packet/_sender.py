@@ -12,10 +12,10 @@ import numpy as np
 from euston.network.packet._events import heap_push, helper, inlined
 from euston.network.packet._layout import (
     AGAIN, DATA, EV_PACE, EV_TIMEOUT, F_AGAIN, FLYING, G_AGAIN, G_DATA, INF, K_MTU, K_NIC_RATIO, K_RTO,
-    K_WINDOW, L_FIRST, L_LAST, L_OWN, L_PAUSED, L_RATIO, L_SERVING, LOST, M_AGAIN, M_EV, M_STATE, N_CLASS, N_FIRST,
-    N_LAST, N_PACKETS, NONE, P_CLASS, P_EV, P_FLAGS, P_FLOW, P_KIND, P_POS, P_SEQ, P_SIZE, P_SLOT, Q_HEAD,
-    REQUEST, S_AFTER, S_BASE, S_EV_AHEAD, S_FLIGHT, S_FLOW, S_GAP, S_LAST_SENT, S_LOST, S_LOST_FROM, S_NEXT,
-    S_PACE, S_PACE_TIMER, S_QUEUED, S_TIMER, S_WINDOW,
+    K_WINDOW, L_FIRST, L_LAST, L_OWN, L_PAUSED, L_RATIO, L_SERVING, LOST, M_AGAIN, M_EV, M_STATE, N_CLASS,
+    N_FIRST, N_LAST, N_PACKETS, NONE, P_CLASS, P_EV, P_FLAGS, P_FLOW, P_KIND, P_POS, P_SEQ, P_SIZE, P_SLOT,
+    Q_HEAD, REQUEST, S_AFTER, S_BASE, S_EV_AHEAD, S_FLIGHT, S_FLOW, S_GAP, S_LAST_SENT, S_LOST, S_LOST_FROM,
+    S_NEXT, S_PACE, S_PACE_TIMER, S_QUEUED, S_TIMER, S_WINDOW,
 )  # fmt: skip
 from euston.network.packet._paths import THERE, choose, path
 from euston.network.packet._switch import next_data, pop, take_packet, transmit

@@ -35,7 +35,7 @@ class Network:
         Seconds there and back on the longest path: latency, and a full packet and a header sent on every
         link.
     rate : float
-        Bytes/s of the slowest uplink in use.
+        Bytes/s that a typical flow can send alone (the median).
     trimming : bool
         Whether switches cut packets instead of dropping them.
     """

@@ -19,9 +19,9 @@
     if (layout.annotations) {
       copy.annotations = layout.annotations.map((a) => Object.assign({ bgcolor: colour("--card"), borderpad: 1 }, a));
     }
-    for (const axis of ["xaxis", "yaxis"]) {
+    for (const axis of Object.keys(layout).filter((key) => /^[xy]axis/.test(key))) {
       copy[axis] = Object.assign({ gridcolor: grid, linecolor: grid, tickcolor: grid }, layout[axis]);
-      const names = axis === "yaxis" && (layout[axis].autorange === "reversed" || layout[axis].ticktext);
+      const names = axis.startsWith("yaxis") && (layout[axis].autorange === "reversed" || layout[axis].ticktext);
       copy[axis].tickfont = { color: names ? text : muted };
       if (layout[axis].title) {
         copy[axis].title = { text: layout[axis].title.text, font: { color: muted, size: 12 } };
