@@ -3,9 +3,9 @@
     python benchmarks/fluid_against_packet.py            # a table in Markdown, for docs/how-far-to-trust.md
     python benchmarks/fluid_against_packet.py --json     # one JSON line per case
 
-The packet engine follows uet-htsim, whose reference runs are fat trees and one leaf-spine of 16 to 128 hosts; a
-dragonfly, a HyperX and a Jellyfish are other wiring with other path lengths and fewer equal paths. Errors are of
-every flow's goodput, fluid over packet less one: plus means that the fluid engine is too optimistic.
+The packet engine follows uet-htsim, whose reference runs are fat trees and one leaf-spine of 16 to 128 hosts;
+a dragonfly, a HyperX and a Jellyfish are other wiring with other path lengths and fewer equal paths. Errors
+are of every flow's goodput, fluid over packet less one: plus means that the fluid engine is too optimistic.
 """
 
 from __future__ import annotations
@@ -49,10 +49,14 @@ def measure(fabric: str, traffic: str, balancing: str, seed: int) -> dict[str, A
     }
     begun = time.perf_counter()
     scalars = compare_traffic(scenario.loads(json.dumps(data))).scalars
-    return {"fabric": fabric, "traffic": traffic, "balancing": balancing, "wall_s": time.perf_counter() - begun} | {
-        name: scalars[name]
-        for name in ("flows", "makespan_error", "goodput_bias", "goodput_error_mean", "goodput_error_p90", "goodput_error_worst")
-    }  # fmt: skip
+    kept = ("makespan_error", "goodput_bias", *(f"goodput_error_{what}" for what in ("mean", "p90", "worst")))
+    return {
+        "fabric": fabric,
+        "traffic": traffic,
+        "balancing": balancing,
+        "wall_s": time.perf_counter() - begun,
+        **{name: scalars[name] for name in ("flows", *kept)},
+    }
 
 
 def main() -> None:

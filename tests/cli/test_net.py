@@ -53,7 +53,9 @@ def test_run_prints_a_summary_json_and_the_same_numbers_saved(network: str, tmp_
     assert shown.exit_code == 0, shown.stderr
     assert "Makespan" in shown.stdout
     assert f"s · {network} · " in shown.stdout
-    outcome = run("run", file, "--network", network, "--json", "--save", tmp_path / "r", "--report", tmp_path / "r.html")
+    outcome = run(
+        "run", file, "--network", network, "--json", "--save", tmp_path / "r", "--report", tmp_path / "r.html"
+    )
     found = document(outcome)
     assert found["kind"] == "traffic"
     assert found["meta"]["fidelity"] == network
@@ -82,7 +84,9 @@ def test_compare_says_where_and_by_how_much(tmp_path: Path) -> None:
     found = document(run("compare", file, "--json"))
     scalars = found["scalars"]
     assert found["kind"] == "comparison"
-    assert scalars["makespan_error"] == pytest.approx(scalars["makespan_fluid"] / scalars["makespan_packet"] - 1)
+    assert scalars["makespan_error"] == pytest.approx(
+        scalars["makespan_fluid"] / scalars["makespan_packet"] - 1
+    )
     flows = found["tables"]["flows"]
     error = [row["packet"] / row["fluid"] - 1 for row in flows]
     assert [row["goodput_error"] for row in flows] == pytest.approx(error)
@@ -124,7 +128,10 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
         (("run", tmp_path / "none.yaml"), "no such file"),
         (("run", scenario(tmp_path), "--report", tmp_path / "x.pdf"), "no report format"),
         (("export", scenario(tmp_path), tmp_path / "x.xls"), "no flow list is called .xls"),
-        (("run", scenario(tmp_path, "a.yaml", jobs=[{**JOB, "flows": {"file": "f.csv"}}])), "column bytes: 0"),
+        (
+            ("run", scenario(tmp_path, "a.yaml", jobs=[{**JOB, "flows": {"file": "f.csv"}}])),
+            "column bytes: 0",
+        ),
         (("run", scenario(tmp_path, "b.yaml", policies={"balancing": "ecmpp"})), "did you mean 'ecmp'"),
     ):
         outcome = run(*arguments)
@@ -140,13 +147,20 @@ def test_a_partition_fails_while_running_and_leaves_no_file(tmp_path: Path) -> N
     faults = [{"link": f"nic_down/h{h}/n0", "factor": 0, "at": "2 us"} for h in range(16)]
     file = scenario(tmp_path, faults=faults)
     for network in ("fluid", "packet"):
-        outcome = run("run", file, "--network", network, "--report", tmp_path / "r.html", "--save", tmp_path / "r")
+        outcome = run(
+            "run", file, "--network", network, "--report", tmp_path / "r.html", "--save", tmp_path / "r"
+        )
         assert outcome.exit_code == 1
-        assert "16 of 16 flows never end: flow 0 (h0/g0 -> " in outcome.stderr or "flow 0 (h0/g0" in outcome.stderr
+        assert (
+            "16 of 16 flows never end: flow 0 (h0/g0 -> " in outcome.stderr
+            or "flow 0 (h0/g0" in outcome.stderr
+        )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.yaml"]
 
 
-def test_long_tables_stay_out_of_the_json_and_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_tables_stay_out_of_the_json_and_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import euston.cli._net as net
 
     monkeypatch.setattr(net, "ROWS", 8)

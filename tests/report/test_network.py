@@ -1,4 +1,4 @@
-"""The page of a network result: curves that are the data, links on their tiers, long tables cut and said so."""
+"""The page of a network result: curves that are the data, links on their tiers, long tables cut."""
 
 from __future__ import annotations
 

@@ -24,7 +24,9 @@ from euston.traffic.run import framing, packet_faults, run_flows
 
 HEAD = """\
 version: 1
-sites: [{name: dc, hosts: 16, accelerators_per_host: 1, fabric: {kind: leaf_spine, nic: 100 Gb/s, hosts_per_leaf: 4, spines: 4}}]
+sites:
+  - {name: dc, hosts: 16, accelerators_per_host: 1, fabric: {kind: leaf_spine, nic: 100 Gb/s,
+    hosts_per_leaf: 4, spines: 4}}
 """
 PERMUTATION = "{pattern: permutation, bytes: 2 MB}"
 

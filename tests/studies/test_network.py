@@ -90,7 +90,7 @@ def test_all_packaged_rows_are_within_bounds() -> None:
 
 @pytest.mark.parametrize("inner", ["", "network_sim_htsim_flows", "network_uec_flows"])
 def test_a_message_alone_is_the_closed_form(inner: str, tmp_path: Path) -> None:
-    """490 packets of 4,150 bytes on 100 Gb/s, six hops of 1 us there and back, stored five times; and the answer."""
+    """490 packets of 4,150 bytes on 100 Gb/s, six hops of 1 us there and back, stored five times."""
     row = one(tmp_path, {}, inner=inner)
     payload, mtu, header, rate = 4086, 4150, 64, 12.5e9
     packets = -(-2_000_000 // payload)
@@ -117,7 +117,8 @@ def test_a_directory_with_flow_lists_beside_the_csv(tmp_path: Path) -> None:
         ({}, 16, 2 * (16 + 16 + 16)),
         ({"pod_hosts": "8", "tor_down": "4", "tor_up": "4", "agg_down": "2", "agg_up": "2", "core_down": "6"},
          48, 2 * (48 + 6 * 2 * 4 + 6 * 4 * 2)),
-        ({"pod_hosts": "16", "tor_down": "8", "tor_up": "2", "agg_down": "2", "agg_up": "1", "core_down": "3"},
+        ({"pod_hosts": "16", "tor_down": "8", "tor_up": "2", "agg_down": "2", "agg_up": "1",
+          "core_down": "3"},
          48, 2 * (48 + 3 * 2 * 2 + 3 * 2 * 1)),
         ({"topology": "leaf_spine", "tiers": "2", "pod_hosts": "24", "tor_down": "6", "tor_up": "3",
           "agg_down": "", "agg_up": "", "core_down": "4"}, 24, 2 * (24 + 4 * 3)),
@@ -135,9 +136,19 @@ def test_topologies_from_port_counts(line: dict[str, str], hosts: int, links: in
 
 def test_other_sizes_and_schemes_run(tmp_path: Path) -> None:
     shape = {"topology": "leaf_spine", "tiers": "2", "pod_hosts": "24", "tor_down": "6", "tor_up": "3",
-             "agg_down": "", "agg_up": "", "core_down": "4", "link_gbps": "400", "hop_latency_ns": "500"}  # fmt: skip
+             "agg_down": "", "agg_up": "", "core_down": "4", "link_gbps": "400",
+             "hop_latency_ns": "500"}  # fmt: skip
     ring = "\n".join(f"{k},{(k + 7) % 24},500000,0," for k in range(24))
-    lines = [{**shape, "balancing": name, "paths": paths} for name, paths in (("mixed", "64"), ("oblivious", "64"), ("bitmap", "32"), ("reps", "64"), ("mixed", "1"))]
+    lines = [
+        {**shape, "balancing": name, "paths": paths}
+        for name, paths in (
+            ("mixed", "64"),
+            ("oblivious", "64"),
+            ("bitmap", "32"),
+            ("reps", "64"),
+            ("mixed", "1"),
+        )
+    ]
     rows = studies.run("network", file(tmp_path, *lines, flows=ring))["rows"]
     least = 500_000 / 50e9 * 1e6
     for row in rows:
@@ -161,7 +172,7 @@ def test_failed_links_keep_a_quarter_as_in_htsim(tmp_path: Path) -> None:
 
 
 def test_after_waits_for_the_acknowledged_end(tmp_path: Path) -> None:
-    """Two messages in a row take twice as long as one: times count from 0, each starts when the last has ended."""
+    """Two messages in a row take twice as long: times count from 0, a flow starts when the last has ended."""
     single = one(tmp_path, {})["ours"]
     double = one(tmp_path, {}, flows="0,13,2000000,0,\n13,0,2000000,0,1")["ours"]
     assert double == pytest.approx(2 * single, rel=1e-3)
@@ -206,7 +217,7 @@ def test_malformed_values_are_bad_input(line: dict[str, str], message: str, tmp_
 def test_unknown_headers_and_bad_flow_lists(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("case,topology,speed\na,fat_tree,3\n")
-    with pytest.raises(ConfigError, match="unknown header.*known layouts: network_uec_reference.csv"):
+    with pytest.raises(ConfigError, match=r"unknown header.*known layouts: network_uec_reference\.csv"):
         studies.run("network", path)
     with pytest.raises(BadInput, match=r"f\.csv:2.*column bytes: 0"):
         studies.run("network", file(tmp_path, {}, flows="0,13,0,0,"))

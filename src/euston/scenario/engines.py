@@ -64,8 +64,9 @@ class PacketSection(Section):
         "without trimming), unless said.",
     )
     ecn: tuple[Portion, Portion] | None = Field(
-        default=(0.2, 0.8),
-        description="Marks begin and are certain at these parts of the bandwidth-delay product.",
+        default=None,
+        description="Marks begin and are certain at these parts of the bandwidth-delay product; what the "
+        "transport asks for, or [0.2, 0.8], unless said.",
     )
     marks: Flag = Field(default=True, description="Whether switches mark packets at all.")
     control_queue: Annotated[Number, Field(gt=0)] = Field(
@@ -106,4 +107,4 @@ class PacketSection(Section):
         from euston.network.packet import PacketSettings
 
         values = self.model_dump(exclude={"marks"})
-        return PacketSettings(**values | {"ecn": self.ecn if self.marks else None})
+        return PacketSettings(**values | {"ecn": (self.ecn or "transport") if self.marks else None})

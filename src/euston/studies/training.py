@@ -21,7 +21,8 @@ from euston.cluster import Site, place
 from euston.devices import GPU
 from euston.errors import CatalogError, EustonError
 from euston.scenario import build
-from euston.scenario.sites import FabricSection, SiteSection
+from euston.scenario.fabrics import FabricSection
+from euston.scenario.sites import SiteSection
 from euston.training import TrainingJob, fits, run_iteration
 
 from ._facts import DATA, Machines

@@ -14,16 +14,18 @@ from euston.fabrics import Fabric
 from euston.network.balancing.base import PathChoice, PathMode
 from euston.network.flows import Flows
 from euston.network.packet import _layout as y
+from euston.network.packet._extras import extra_words, receives, reports
 from euston.network.packet._layout import Net, State
 from euston.network.packet._path_table import PathTable, path_table
 from euston.network.packet.settings import PacketSettings
-from euston.network.transport.base import Lowered, Network, Transport
+from euston.network.transport.base import NO_MARKS, Control, Lowered, Network, Transport
 
 __all__ = ["Plan", "capacities", "grown", "plan", "rates"]
 
 PS = 1e12
 WIDEST_WINDOW = 2**16  # packets between the first unacknowledged and the last sent, at most
 SLOWEST = 1e4  # bytes/s
+REFERENCE_ECN = (0.2, 0.8)  # main_uec.cpp: parts of the bandwidth-delay product
 MOST_RINGS = 24  # constant delays beyond it go through the heap
 
 
@@ -53,6 +55,8 @@ class Plan:
     ----------
     queue, low, high : float
         Bytes of a queue and of its ECN thresholds on a link as fast as ``network.rate``.
+    most : float
+        Probability of a mark at the upper threshold.
     """
 
     network: Network
@@ -60,6 +64,7 @@ class Plan:
     queue: float
     low: float
     high: float
+    most: float
     rto: float
     seed: int
     choice: PathChoice
@@ -180,21 +185,27 @@ def plan(
         rtt=_longest(fabric, mtu, header, settings.network) if len(flows) else 1.0,
         rate=rate,
         trimming=settings.trimming,
+        pauses=units.data(settings.pfc, where="settings.pfc") > 0,
+        sprayed=choice.entropies > 1 and choice.mode not in (PathMode.ECMP, PathMode.FLOWLET),
+        hops=int((table.links >= 0).sum(axis=1).max(initial=1)) - 1,
     )
+    lowered = transport.lower(network)
     # main_uec.cpp: queues of one bandwidth-delay product with trimming, five without, in whole packets
     packets = int(np.ceil(int(network.bdp) / mtu))
     queue = float(packets * (1 if settings.trimming else 5) * mtu)
     if settings.queue is not None:
         queue = units.data(settings.queue, where="settings.queue")
-    low = high = 2.0**61
-    if settings.ecn is not None:
-        low, high = (float(np.ceil(packets * part) * mtu) for part in settings.ecn)
+    low, high, most = NO_MARKS
+    if settings.ecn == "transport" and lowered.marks is not None:
+        low, high, most = lowered.marks
+    elif settings.ecn is not None:
+        parts = REFERENCE_ECN if isinstance(settings.ecn, str) else settings.ecn
+        low, high = (float(np.ceil(packets * part) * mtu) for part in parts)
     # main_uec.cpp: two priority queues of three hops
-    rto = 15e-6 + 6.0 * queue / rate
+    rto = 15e-6 + 6.0 * queue / rate if lowered.rto is None else lowered.rto
     if settings.rto is not None:
         rto = units.duration(settings.rto, where="settings.rto")
-    lowered = transport.lower(network)
-    return Plan(network, lowered, queue, low, high, rto, seed, choice), table
+    return Plan(network, lowered, queue, low, high, most, rto, seed, choice), table
 
 
 def _common(table: PathTable, column: int) -> NDArray[np.bool_]:
@@ -280,6 +291,10 @@ def build(
         (y.K_HOPS, table.links.shape[1]),
         (y.K_SHARED, units.data(settings.shared_buffer, where="settings.shared_buffer")),
         (y.K_ALPHA, settings.alpha * 1024), (y.K_XOFF, pfc), (y.K_XON, xon),
+        (y.K_MARK_MOST, made.most * 2**20), (y.K_OVERTAKEN, lowered.overtaken),
+        (y.K_RECEIVER, receives(lowered)),
+        (y.K_SENDER, lowered.control in (Control.DCQCN, Control.LOSSY)),
+        (y.K_CREDIT, lowered.control == Control.NDP), (y.K_REPORT, reports(lowered)),
     ):  # fmt: skip
         config[column] = int(value)
 
@@ -329,6 +344,7 @@ def build(
         np.random.SeedSequence(made.seed).generate_state(4, np.uint64).view(np.int64)
     )
     count[y.G_FREE] = count[y.G_SLOT_FREE] = count[y.G_TOLD] = -1
+    extra, flow[:, y.N_EXTRA] = extra_words(flows, table, fabric.capacity, mtu, flow[:, y.N_PACKETS], lowered)
     state = State(
         packet=np.zeros((0, y.PACKET_COLUMNS), np.int32),
         wide=np.zeros((0, 2), np.int64),
@@ -344,6 +360,8 @@ def build(
         paths=np.zeros((0, choice.entropies + int(config[y.K_RECYCLE])), np.uint16),
         counter=count,
         series=np.zeros((1024 if config[y.K_SAMPLE] else 1, 1 + len(sampled)), np.int64),
+        note=np.zeros((0, max(1, int(y.REPORT_COLUMNS * config[y.K_REPORT]))), np.int64),
+        extra=extra,
     )
     state.rings[:, y.X_FIRST] = y.INF
     if config[y.K_SAMPLE]:
@@ -379,6 +397,8 @@ def grown(net: Net, state: State, what: int | np.integer[Any], least: int = 0) -
     old = state.packet.shape[0]
     new = max(2 * old, least)
     state = state._replace(packet=_longer(state.packet, new), wide=_longer(state.wide, new))
+    if net.config[y.K_REPORT]:
+        state = state._replace(note=_longer(state.note, new))
     state.packet[old:, y.P_NEXT] = np.arange(old + 1, new + 1)
     state.packet[new - 1, y.P_NEXT] = state.counter[y.G_FREE]
     state.counter[y.G_FREE] = old

@@ -10,10 +10,10 @@ from __future__ import annotations  # noqa: I001 - the layout's names in rows
 
 import numpy as np
 
-from euston.network.packet import _nscc
+from euston.network.packet import _nscc, _others
 from euston.network.packet._events import inlined
 from euston.network.packet._layout import (
-    K_CONTROL, N_SPEED, S_BASE_RTT, S_FLOW, S_MAX_WINDOW, S_WINDOW,
+    K_CONTROL, NONE, N_SPEED, S_BASE_RTT, S_FLOW, S_MAX_WINDOW, S_TOLD_AT, S_WANTED, S_WINDOW,
 )  # fmt: skip
 from euston.network.transport.base import Control
 
@@ -30,11 +30,15 @@ def _ps_per_byte(st, s):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def control_start(net, st, s):  # type: ignore[no-untyped-def]
+def control_start(net, st, s, now):  # type: ignore[no-untyped-def]
     """A flow begins in slot ``s``: set `S_WINDOW`, `S_MAX_WINDOW`, `S_BASE_RTT` and the own columns."""
     if net.config[K_CONTROL] == NSCC:
         _nscc.start(net.tuning, st.slot, s, _ps_per_byte(st, s))
+    elif net.config[K_CONTROL] > NSCC:
+        _others.start(net, st, s, _ps_per_byte(st, s), now)
     else:
+        st.slot[s, S_TOLD_AT] = 0
+        st.slot[s, S_WANTED] = 0
         st.slot[s, S_BASE_RTT] = np.int64(net.tuning[U_RTT])
         st.slot[s, S_WINDOW] = np.int64(net.tuning[U_WINDOW])
         st.slot[s, S_MAX_WINDOW] = st.slot[s, S_WINDOW]
@@ -65,21 +69,25 @@ def control_guess(net, st, s):  # type: ignore[no-untyped-def]
     """The delay in ps to assume for an ACK that measures none."""
     if net.config[K_CONTROL] == NSCC:
         return st.slot[s, _nscc.MEAN_DELAY]
-    return np.int64(0)
+    return NONE
 
 
 @inlined
-def control_acked(net, st, s, got, marked, delay, now):  # type: ignore[no-untyped-def]
-    """An ACK for ``got`` new wire bytes arrived, ECN mark echoed, with a queueing delay."""
+def control_acked(net, st, s, p, got, marked, delay, now):  # type: ignore[no-untyped-def]
+    """ACK ``p`` for ``got`` new wire bytes arrived, ECN mark echoed, with a queueing delay (-1: unknown)."""
     if net.config[K_CONTROL] == NSCC:
         _nscc.acked(net.tuning, st.slot, s, got, marked, delay, now)
+    elif net.config[K_CONTROL] > NSCC:
+        _others.acked(net, st, s, p, got, marked, delay, now)
 
 
 @inlined
 def control_nacked(net, st, s, size, now):  # type: ignore[no-untyped-def]
-    """A NACK for a cut packet of ``size`` wire bytes arrived."""
+    """A packet of ``size`` wire bytes is known to be lost: a NACK for it, or ACKs for later ones."""
     if net.config[K_CONTROL] == NSCC:
         _nscc.nacked(net.tuning, st.slot, s, size, now)
+    elif net.config[K_CONTROL] > NSCC:
+        _others.lost(net, st, s, now)
 
 
 @inlined
@@ -87,3 +95,5 @@ def control_timed_out(net, st, s, size, now):  # type: ignore[no-untyped-def]
     """A packet of ``size`` wire bytes was not answered in time."""
     if net.config[K_CONTROL] == NSCC:
         _nscc.timed_out(net.tuning, st.slot, s, size)
+    elif net.config[K_CONTROL] > NSCC:
+        _others.timed_out(net, st, s, size, now)

@@ -14,9 +14,10 @@ from euston.network.packet._control import (
 )  # fmt: skip
 from euston.network.packet._events import helper, inlined
 from euston.network.packet._layout import (
-    AGAIN, DONE, F_TIMEOUTS, FLYING, G_TIMEOUTS, INF, K_RTO, K_TRIES, K_WINDOW, LAST_HOP, LOST, M_AGAIN,
-    M_EV, M_STATE, MARKED, N_PACKETS, NONE, P_CUM, P_EV, P_FLAGS, P_REF, P_SEQ, S_BASE, S_FLIGHT, S_FLOW,
-    S_GOT, S_LOST, S_LOST_FROM, S_NEXT, S_TIMER, S_TRIES, UNSENT, W_BITS, W_BYTES,
+    AGAIN, DONE, FLYING, F_TIMEOUTS, G_TIMEOUTS, INF, K_CREDIT, K_MTU, K_OVERTAKEN, K_RECEIVER, K_RTO,
+    K_TRIES, K_WINDOW, LAST_HOP, LOST, MARKED, M_AGAIN, M_EV, M_STATE, NONE, N_PACKETS, P_CUM, P_EV, P_FLAGS,
+    P_REF, P_SEQ, R_IN_ORDER, S_BASE, S_FLIGHT, S_FLOW, S_GOT, S_LOST, S_LOST_FROM, S_NEXT, S_TIMER, S_TRIES,
+    S_WINDOW, UNSENT, W_BITS, W_BYTES,
 )  # fmt: skip
 from euston.network.packet._paths import CUT, ECN, GOOD, SILENT, learn
 from euston.network.packet._sender import set_timer, size_of
@@ -31,7 +32,8 @@ def _settled(net, st, s, seq):  # type: ignore[no-untyped-def]
     state = st.mark[s, k, M_STATE]
     if state == LOST:  # it was thought lost, and its bytes were taken off already
         st.slot[s, S_LOST] -= 1
-        st.slot[s, S_FLIGHT] += size_of(net, st, st.slot[s, S_FLOW], seq)
+        if net.config[K_CREDIT] == 0:
+            st.slot[s, S_FLIGHT] += size_of(net, st, st.slot[s, S_FLOW], seq)
     st.mark[s, k, M_STATE] = DONE
 
 
@@ -45,7 +47,8 @@ def on_ack(net, st, s, p, now):  # type: ignore[no-untyped-def]
         slot[s, S_GOT] = total
         slot[s, S_TRIES] = 0
         control_received(net, st, s, got)
-    slot[s, S_FLIGHT] -= got
+    if net.config[K_CREDIT] == 0:
+        slot[s, S_FLIGHT] -= got
     seq, flags = np.int64(packet[p, P_SEQ]), packet[p, P_FLAGS]
     marked, ev = flags & MARKED != 0, np.int64(packet[p, P_EV])
     cum, ref, bits = np.int64(packet[p, P_CUM]), np.int64(packet[p, P_REF]), st.wide[p, W_BITS]
@@ -71,7 +74,9 @@ def on_ack(net, st, s, p, now):  # type: ignore[no-untyped-def]
         ref += 1
         bits = (bits >> ONE) & np.int64(2**63 - 1)
     learn(net.config, slot, st.paths, s, ev, ECN if marked else GOOD, now)
-    control_acked(net, st, s, got, marked, delay, now)
+    control_acked(net, st, s, p, got, marked, delay, now)
+    if net.config[K_OVERTAKEN] > 0:
+        _overtaken(net, st, s, seq, flags, now)
     return cum >= st.flow[slot[s, S_FLOW], N_PACKETS]
 
 
@@ -81,7 +86,48 @@ def _lose(net, st, s, seq):  # type: ignore[no-untyped-def]
     st.mark[s, seq & net.config[K_WINDOW], M_STATE] = LOST
     st.slot[s, S_LOST] += 1
     st.slot[s, S_LOST_FROM] = min(seq, st.slot[s, S_LOST_FROM])
-    st.slot[s, S_FLIGHT] -= size_of(net, st, st.slot[s, S_FLOW], seq)
+    if net.config[K_CREDIT] == 0:
+        st.slot[s, S_FLIGHT] -= size_of(net, st, st.slot[s, S_FLOW], seq)
+
+
+@helper
+def _overtaken(net, st, s, seq, flags, now):  # type: ignore[no-untyped-def]
+    """What was sent well before a packet that has arrived, and is missing, is lost (as in RFC 8985)."""
+    mask = net.config[K_WINDOW]
+    if st.mark[s, seq & mask, M_AGAIN] != (ONE if flags & AGAIN else ZERO):
+        return
+    sent = st.window[s, seq & mask]
+    for missing in range(st.slot[s, S_BASE], seq - net.config[K_OVERTAKEN] + 1):
+        k = missing & mask
+        if st.mark[s, k, M_STATE] == FLYING and st.window[s, k] < sent:
+            control_nacked(net, st, s, size_of(net, st, st.slot[s, S_FLOW], missing), now)
+            _lose(net, st, s, missing)
+
+
+@helper
+def _go_back(net, st, s, p, now):  # type: ignore[no-untyped-def]
+    """A NAK of go-back-N: all from the wanted packet on go out again; whether any was in flight."""
+    slot, mask, wanted = st.slot, net.config[K_WINDOW], np.int64(st.packet[p, P_CUM])
+    if wanted < slot[s, S_BASE]:
+        return False
+    got = max(ZERO, st.wide[p, W_BYTES] - slot[s, S_GOT])
+    if got > 0:
+        slot[s, S_GOT] += got
+        slot[s, S_FLIGHT] -= got
+        slot[s, S_TRIES] = 0
+    for seq in range(slot[s, S_BASE], wanted):
+        _settled(net, st, s, seq)
+        st.mark[s, seq & mask, M_STATE] = UNSENT
+    slot[s, S_BASE] = wanted
+    slot[s, S_LOST_FROM] = max(wanted, slot[s, S_LOST_FROM])
+    found = False
+    for seq in range(wanted, slot[s, S_NEXT]):
+        if st.mark[s, seq & mask, M_STATE] == FLYING:
+            _lose(net, st, s, seq)
+            found = True
+    if found:
+        control_nacked(net, st, s, net.config[K_MTU], now)
+    return found
 
 
 @helper
@@ -90,6 +136,8 @@ def on_nack(net, st, s, p, now):  # type: ignore[no-untyped-def]
 
     If so the slot is to be kicked, `after_nack` called and the slot kicked again.
     """
+    if net.config[K_RECEIVER] & R_IN_ORDER:
+        return _go_back(net, st, s, p, now)
     slot, seq = st.slot, np.int64(st.packet[p, P_SEQ])
     k = seq & net.config[K_WINDOW]
     if seq < slot[s, S_BASE] or st.mark[s, k, M_STATE] != FLYING:
@@ -124,7 +172,7 @@ def on_timeout(net, st, s, time, now):  # type: ignore[no-untyped-def]
         k = seq & mask
         if st.mark[s, k, M_STATE] != FLYING:
             continue
-        if st.window[s, k] + net.config[K_RTO] <= now:
+        if st.window[s, k] + net.config[K_RTO] <= now or (found and net.config[K_RECEIVER] & R_IN_ORDER):
             found = True
             _lose(net, st, s, seq)
             control_timed_out(net, st, s, size_of(net, st, slot[s, S_FLOW], seq), now)
@@ -139,4 +187,7 @@ def on_timeout(net, st, s, time, now):  # type: ignore[no-untyped-def]
             return ONE
     if oldest < INF:
         set_timer(net, st, s, oldest)
+    elif net.config[K_CREDIT] > 0:  # all was answered, but PULLs for the rest may be lost: send one unasked
+        slot[s, S_WINDOW] = max(slot[s, S_WINDOW], slot[s, S_FLIGHT] + net.config[K_MTU])
+        set_timer(net, st, s, now)
     return ZERO

@@ -8,10 +8,11 @@ from euston.network.packet._control import control_start
 from euston.network.packet._events import heap_push, helper
 from euston.network.packet._layout import (
     ENDED, EV_START, F_END, F_OPEN, F_SLOT, F_START, F_STATE, G_DEAD, G_ENDED, G_SLOT_FREE, G_SLOT_FREE_N,
-    G_TOLD, INF, K_AFTER, K_WINDOW, L_FIRST, L_LAST, M_HERE, M_STATE, N_DELAY, N_EARLIEST, N_GAP, N_PACKETS,
-    N_TELL, NONE, RUNNING, S_AFTER, S_EV_AHEAD, S_FLOW, S_GAP, S_OWN, S_PACE_TIMER, S_QUEUED, S_TIMER,
-    UNSENT,
+    G_TOLD, INF, K_AFTER, K_RECEIVER, K_WINDOW, L_FIRST, L_LAST, M_HERE, M_STATE, NONE, N_DELAY, N_EARLIEST,
+    N_GAP, N_PACKETS, N_TELL, RUNNING, R_PULL, S_AFTER, S_EV_AHEAD, S_FLOW, S_GAP, S_OWN, S_PACE_TIMER,
+    S_QUEUED, S_TICK, S_TIMER, UNSENT,
 )  # fmt: skip
+from euston.network.packet._ndp import forget
 from euston.network.packet._paths import begin
 
 OWN = np.int64(S_OWN)
@@ -39,7 +40,7 @@ def start_flow(net, st, flow, now):  # type: ignore[no-untyped-def]
     st.flow[flow, F_STATE] = RUNNING
     st.flow[flow, F_START] = now
     begin(net, st, s)
-    control_start(net, st, s)
+    control_start(net, st, s, now)
     return s
 
 
@@ -76,6 +77,7 @@ def _leave(st, s):  # type: ignore[no-untyped-def]
     slot[s, S_FLOW] = -1
     slot[s, S_TIMER] = INF
     slot[s, S_PACE_TIMER] = INF
+    slot[s, S_TICK] = INF
     slot[s, S_AFTER] = st.counter[G_SLOT_FREE]
     st.counter[G_SLOT_FREE] = s
     st.counter[G_SLOT_FREE_N] += 1
@@ -88,6 +90,8 @@ def end_flow(net, st, s, state, now):  # type: ignore[no-untyped-def]
     st.flow[flow, F_STATE] = state
     st.flow[flow, F_END] = now
     st.counter[G_ENDED] += 1
+    if net.config[K_RECEIVER] & R_PULL:
+        forget(st, s)
     _leave(st, s)
     if state == ENDED:
         after = net.config[K_AFTER]

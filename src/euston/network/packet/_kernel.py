@@ -9,16 +9,18 @@ from euston.network.packet._events import heap_drop, heap_push, helper, inlined,
 from euston.network.packet._feedback import after_nack, on_ack, on_nack, on_timeout
 from euston.network.packet._flows import end_flow, start_flow
 from euston.network.packet._layout import (
-    ACK, DATA, DEAD, DONE_ALL, E_ID, ENDED, EV_ARRIVE, EV_PACE, EV_PAUSE, EV_SAMPLE, EV_SENT, EV_START,
-    EV_TIMEOUT, G_EVENTS, G_FREE_N, G_HEAP, G_NOW, G_SAMPLES, G_SAMPLING, G_SLOT_FREE_N, G_START, G_TOLD,
-    GROW_HEAP, GROW_PACKETS, GROW_SAMPLES, GROW_SLOTS, H_ID, H_KIND, H_TIME, HOST, INF, K_ARRIVALS,
-    K_CLASSES, K_ORDER, K_ORDER_N, K_RING_MASK, K_RINGS, K_SAMPLE, K_SAMPLED, K_SAMPLED_N, L_BYTES,
-    L_PAUSED, L_SERVING, L_STATE, N_EARLIEST, NACK, NONE, P_FLOW, P_KIND, P_POS, P_SLOT, Q_HEAD, REACHED,
-    S_FLOW, S_PACE_TIMER, TOLD, X_FIRST, X_IN, X_OUT,
+    ACK, DATA, DEAD, DONE_ALL, ENDED, EV_ARRIVE, EV_PACE, EV_PAUSE, EV_SAMPLE, EV_SENT, EV_START, EV_TIMEOUT,
+    EV_TIMER, E_ID, GROW_HEAP, GROW_PACKETS, GROW_SAMPLES, GROW_SLOTS, G_EVENTS, G_FREE_N, G_HEAP, G_NOW,
+    G_SAMPLES, G_SAMPLING, G_SLOT_FREE_N, G_START, G_TOLD, HOST, H_ID, H_KIND, H_TIME, INF, K_ARRIVALS,
+    K_CLASSES, K_ORDER, K_ORDER_N, K_RECEIVER, K_RINGS, K_RING_MASK, K_SAMPLE, K_SAMPLED, K_SAMPLED_N,
+    L_BYTES, L_PAUSED, L_SERVING, L_STATE, NACK, NONE, N_EARLIEST, P_FLOW, P_KIND, P_POS, P_SLOT, Q_HEAD,
+    REACHED, S_FLOW, S_PACE_TIMER, TOLD, X_FIRST, X_IN, X_OUT,
 )  # fmt: skip
+from euston.network.packet._others import notified, ticked
 from euston.network.packet._prefetch import prefetch
 from euston.network.packet._receiver import on_data
 from euston.network.packet._sender import kick, nic_next
+from euston.network.packet._special import special
 from euston.network.packet._switch import deliver, drop, enqueue, leave_queue, pop, queued, resume, sent
 
 SPARE_PACKETS = 16  # more than one event can make
@@ -175,16 +177,22 @@ def advance(net, st, until):  # type: ignore[no-untyped-def]
             else:
                 what, s = packet[ident, P_KIND], np.int64(packet[ident, P_SLOT])
                 if what == DATA:
-                    on_data(net, st, ident, time)
+                    if config[K_RECEIVER] == 0 or not special(net, st, ident, time):
+                        on_data(net, st, ident, time)
                 elif st.slot[s, S_FLOW] == packet[ident, P_FLOW]:
                     if what == ACK:
                         wake = s
                         if on_ack(net, st, s, ident, time):
                             wake = NONE
                             end_flow(net, st, s, ENDED, time)
-                    elif what == NACK and on_nack(net, st, s, ident, time):
-                        kick(net, st, s, time)
-                        after_nack(net, st, s, ident, time)
+                    elif what == NACK:
+                        if on_nack(net, st, s, ident, time):
+                            kick(net, st, s, time)
+                            after_nack(net, st, s, ident, time)
+                            wake = s
+                    elif notified(net, st, s, time):
+                        end_flow(net, st, s, ENDED, time)
+                    else:
                         wake = s
                 deliver(packet, count, ident)
         elif kind == EV_SENT:
@@ -204,6 +212,8 @@ def advance(net, st, until):  # type: ignore[no-untyped-def]
                 wake = ident
         elif kind == EV_SAMPLE:
             sample(net, st, time)
+        elif kind == EV_TIMER:
+            wake = ticked(net, st, ident, time)
         else:
             idle = pause(net, st, kind, ident)
         if idle >= 0:

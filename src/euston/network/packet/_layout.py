@@ -122,7 +122,12 @@ EV_ARRIVE, EV_SENT, EV_START, EV_TIMEOUT, EV_PACE, EV_SAMPLE, EV_PAUSE, EV_RESUM
     F_END,
     F_AGAIN,  # packets sent again
     F_TIMEOUTS,
-) = _COLUMN[:20]
+    # some transports only
+    N_EXTRA,  # State.extra: NDP: row of the destination host; LOSSY: first word of the packets received
+    F_GOT,  # LOSSY: packets received when it was closed
+    F_CLOSED,  # LOSSY: why, see _lossy.py
+    F_CLOSED_AT,  # ps
+) = _COLUMN[:24]
 FLOW_COLUMNS = 24
 WAITING, RUNNING, ENDED, DEAD = np.arange(4)
 
@@ -162,9 +167,12 @@ WAITING, RUNNING, ENDED, DEAD = np.arange(4)
     S_RECEIVED,  # wire bytes
     S_UNREPORTED,  # wire bytes since the last ACK
     S_ASKED,  # the sender wants an ACK when nothing is missing
-) = _COLUMN[:31]
+    S_TICK,  # when the timer of the congestion control fires
+) = _COLUMN[:32]
 # columns that belong to the congestion control, named in its own file; reals as fixed point
 S_OWN = 32
+# the last of them belong to receivers: when the next CNP may go; number asked for (+ 1) and when (go-back-N)
+S_TOLD_AT, S_WANTED, S_WANTED_AT = _COLUMN[61:64]
 SLOT_COLUMNS = 64
 
 # State.window int64[S, W]: when a packet was last sent; State.mark int32[S, W, 4]
@@ -205,7 +213,9 @@ UNSENT, FLYING, LOST, DONE = np.arange(4)
     RNG_MARK,
     RNG_TRIM,
     RNG_SALT,  # of the path hash
-) = _COLUMN[:30]
+    G_CNPS,
+    G_PULLS,
+) = _COLUMN[:32]
 COUNTERS = 64
 
 # ---- settings: Net.config int64[64] ------------------------------------------------------------------------
@@ -240,8 +250,24 @@ COUNTERS = 64
     K_ORDER_N,
     K_SAMPLED,  # Net.lists: links whose queues are sampled
     K_SAMPLED_N,
-) = _COLUMN[:30]
+    K_MARK_MOST,  # ECN: probability at L_HIGH in 1/2^20
+    K_OVERTAKEN,  # packets acknowledged behind a missing one that prove it lost, 0: none do
+    K_RECEIVER,  # what receivers do beside acknowledging, R_...
+    K_SENDER,  # 1: the congestion control is told of every packet sent
+    K_CREDIT,  # 1: S_WINDOW counts all that may be sent since the start, S_FLIGHT all that was
+    K_REPORT,  # links that can report in a packet (INT), 0: none
+) = _COLUMN[:36]
 CONFIG_COLUMNS = 64
+
+R_NOTIFY, R_IN_ORDER, R_PULL, R_LOSSY = 2 ** np.arange(4)  # CNPs, go-back-N, PULLs, no retransmission
+
+# ---- reports of links: State.note int64[P, 4 K_REPORT] ----------------------------------------------------
+V_LINK, V_SENT, V_TIME, V_QUEUE = np.arange(4)  # + 1; wire bytes sent so far; ps; bytes that wait
+REPORT_COLUMNS = np.int64(4)
+
+# ---- State.extra, NDP: a row per destination host ---------------------------------------------------------
+HO_FIRST, HO_LAST, HO_FREE, HO_TIMER, HO_GAP = np.arange(5)  # slots that wait for a PULL; ps; ps per packet
+HOST_COLUMNS = np.int64(8)
 
 # Why the kernel came back.
 DONE_ALL, REACHED, TOLD, GROW_PACKETS, GROW_SLOTS, GROW_HEAP, GROW_SAMPLES = np.arange(7)
@@ -274,3 +300,5 @@ class State(NamedTuple):
     paths: np.ndarray  # uint16[S, E + R]
     counter: np.ndarray  # int64[64]
     series: np.ndarray  # int64[T, 1 + sampled] time and queues
+    note: np.ndarray  # int64[P, 4 K_REPORT] what links report
+    extra: np.ndarray  # int64[...] see N_EXTRA

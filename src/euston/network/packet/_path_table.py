@@ -53,6 +53,13 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
+def _alike(parts: list[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
+    """The same rows of links, padded to one length: `Fabric.route` answers as wide as its longest path."""
+    width = max(part.shape[1] for part in parts)
+    pads = [np.full((len(part), width - part.shape[1]), -1, np.int32) for part in parts]
+    return [np.hstack((part, pad)) for part, pad in zip(parts, pads, strict=True)]
+
+
 def path_table(
     fabric: Fabric,
     src: NDArray[np.int32],
@@ -84,13 +91,12 @@ def path_table(
     # all paths of the pairs that have no more than there are entropy values
     everyone = np.arange(pairs.size, dtype=np.int64)
     first = route(everyone, 0)
-    width = -(-(first.shape[1] + 1) // 8) * 8  # half a cache line, and room for a detour
     found, owners = [first], [everyone]
     open_ = everyone
     number = np.ones(pairs.size, np.int64)
     for choice in range(1, entropies + 1):
-        rows = route(open_, choice)
-        new = (rows != first[open_]).any(axis=1)
+        rows, before = _alike([route(open_, choice), first[open_]])
+        new = (rows != before).any(axis=1)
         open_ = open_[new]
         if open_.size == 0:
             break
@@ -103,7 +109,7 @@ def path_table(
             )
     many = number > entropies  # these hash each value here
     owner = np.concatenate(owners)
-    links = np.concatenate(found)
+    links = np.concatenate(_alike(found))
     order = np.argsort(owner, kind="stable")
     owner, links = owner[order], links[order]
     keep = ~many[owner]
@@ -129,10 +135,11 @@ def path_table(
             hashes = _mix(_mix((flow << np.uint64(20)) ^ value ^ salt) + np.uint64(way))
             a_rows, b_rows = np.repeat(a[single], entropies), np.repeat(b[single], entropies)
             parts.append(fabric.route(a_rows, b_rows, hashes, network=network, alive=alive))
-        links = np.concatenate(parts)
+        links = np.concatenate(_alike(parts))
         at = base + np.arange(single.size, dtype=np.int64) * entropies
         forward[single], forward_n[single] = at, entropies
         backward[single], backward_n[single] = at + single.size * entropies, entropies
+    width = -(-(links.shape[1] + 1) // 8) * 8  # half a cache line, and room for a detour
     closed = np.full((links.shape[0], width), -1, np.int32)
     closed[:, : links.shape[1]] = links
     return PathTable(closed, forward, forward_n, backward, backward_n, hashed)

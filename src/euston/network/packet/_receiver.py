@@ -12,10 +12,10 @@ import numpy as np
 
 from euston.network.packet._events import inlined
 from euston.network.packet._layout import (
-    ACK, AGAIN, G_ACKS, G_DUPLICATES, G_NACKS, K_ACK_BYTES, K_HEADER, K_WINDOW, L_SERVING, LAST_HOP, M_HERE,
-    MARKED, NACK, P_CLASS, P_CUM, P_EV, P_FLAGS, P_FLOW, P_KIND, P_POS, P_REF, P_SEQ, P_SIZE, P_SLOT,
-    REQUEST, S_ASKED, S_BEYOND, S_EXPECTED, S_FLOW, S_HIGHEST, S_RECEIVED, S_UNREPORTED, TRIMMED, W_BITS,
-    W_BYTES,
+    ACK, AGAIN, G_ACKS, G_DUPLICATES, G_NACKS, K_ACK_BYTES, K_HEADER, K_REPORT, K_WINDOW, LAST_HOP, L_SERVING,
+    MARKED, M_HERE, NACK, P_AUX, P_CLASS, P_CUM, P_EV, P_FLAGS, P_FLOW, P_KIND, P_POS, P_REF, P_SEQ, P_SIZE,
+    P_SLOT, REPORT_COLUMNS, REQUEST, S_ASKED, S_BEYOND, S_EXPECTED, S_FLOW, S_HIGHEST, S_RECEIVED,
+    S_UNREPORTED, TRIMMED, W_BITS, W_BYTES,
 )  # fmt: skip
 from euston.network.packet._paths import BACK, path
 from euston.network.packet._switch import push, take_packet, transmit
@@ -39,6 +39,10 @@ def answer(net, st, p, kind, flags, now):  # type: ignore[no-untyped-def]
     packet[a, P_EV] = ev
     packet[a, P_SEQ] = packet[p, P_SEQ]
     packet[a, P_SLOT] = packet[p, P_SLOT]
+    packet[a, P_AUX] = packet[p, P_AUX]
+    if net.config[K_REPORT] > 0:
+        for k in range(REPORT_COLUMNS * np.int64(packet[p, P_AUX])):
+            st.note[a, k] = st.note[p, k]
     at = np.int64(net.hop[pos])
     if st.link[at, L_SERVING] < 0:
         transmit(net, st, at, a, now)

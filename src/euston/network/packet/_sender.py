@@ -11,12 +11,13 @@ import numpy as np
 
 from euston.network.packet._events import heap_push, helper, inlined
 from euston.network.packet._layout import (
-    AGAIN, DATA, EV_PACE, EV_TIMEOUT, F_AGAIN, FLYING, G_AGAIN, G_DATA, INF, K_MTU, K_NIC_RATIO, K_RTO,
-    K_WINDOW, L_FIRST, L_LAST, L_OWN, L_PAUSED, L_RATIO, L_SERVING, LOST, M_AGAIN, M_EV, M_STATE, N_CLASS,
-    N_FIRST, N_LAST, N_PACKETS, NONE, P_CLASS, P_EV, P_FLAGS, P_FLOW, P_KIND, P_POS, P_SEQ, P_SIZE, P_SLOT,
-    Q_HEAD, REQUEST, S_AFTER, S_BASE, S_EV_AHEAD, S_FLIGHT, S_FLOW, S_GAP, S_LAST_SENT, S_LOST, S_LOST_FROM,
-    S_NEXT, S_PACE, S_PACE_TIMER, S_QUEUED, S_TIMER, S_WINDOW,
+    AGAIN, DATA, EV_PACE, EV_TIMEOUT, FLYING, F_AGAIN, G_AGAIN, G_DATA, INF, K_MTU, K_NIC_RATIO, K_RTO,
+    K_SENDER, K_WINDOW, LOST, L_FIRST, L_LAST, L_OWN, L_PAUSED, L_RATIO, L_SERVING, M_AGAIN, M_EV, M_STATE,
+    NONE, N_CLASS, N_FIRST, N_LAST, N_PACKETS, P_AUX, P_CLASS, P_EV, P_FLAGS, P_FLOW, P_KIND, P_POS, P_SEQ,
+    P_SIZE, P_SLOT, Q_HEAD, REQUEST, S_AFTER, S_BASE, S_EV_AHEAD, S_FLIGHT, S_FLOW, S_GAP, S_LAST_SENT,
+    S_LOST, S_LOST_FROM, S_NEXT, S_PACE, S_PACE_TIMER, S_QUEUED, S_TIMER, S_WINDOW,
 )  # fmt: skip
+from euston.network.packet._others import sent_one
 from euston.network.packet._paths import THERE, choose, path
 from euston.network.packet._switch import next_data, pop, take_packet, transmit
 
@@ -135,6 +136,9 @@ def send(net, st, s, at, now):  # type: ignore[no-untyped-def]
     packet[p, P_EV] = ev
     packet[p, P_SEQ] = seq
     packet[p, P_SLOT] = s
+    packet[p, P_AUX] = 0
+    if net.config[K_SENDER] > 0:
+        sent_one(net, st, s, size, now)
     if slot[s, S_GAP] > 0:
         slot[s, S_PACE] = max(now, slot[s, S_PACE]) + ((size * slot[s, S_GAP]) >> 20)
     if slot[s, S_TIMER] == INF:

@@ -14,17 +14,18 @@ import numpy as np
 from euston.network.packet._events import draw, heap_push, helper, inlined, ring_push, uniform
 from euston.network.packet._layout import (
     C_LEVEL, C_QUANTUM, DOWN, EV_ARRIVE, EV_PAUSE, EV_RESUME, EV_SENT, G_DELIVERED, G_DROPPED, G_FREE,
-    G_FREE_N, G_MADE, G_MARKED, G_PAUSES, G_TRIMMED, HOST, K_ALPHA, K_CLASS_ROW, K_CLASSES, K_CONTROL_LIMIT,
-    K_HEADER, K_MTU, K_SHARED, K_TRIM, K_XOFF, K_XON, L_AREA, L_BACK, L_BYTES, L_DROPS, L_GAP, L_HIGH,
-    L_LATENCY, L_LIMIT, L_LOW, L_MARKS, L_MOST, L_OWNER, L_PAUSED, L_RATE, L_SENT, L_SERVING, L_SINCE,
-    L_STATE, L_TRIMS, L_TURN, L_USED, L_WAY, LAST_HOP, MARKED, NONE, P_CLASS, P_FLAGS, P_NEXT, P_POS,
-    P_SIZE, PACKET_COLUMNS, Q_BYTES, Q_DEFICIT, Q_HEAD, Q_HELD, Q_TAIL, RNG_MARK, RNG_TRIM, T_CTRL,
-    T_CTRL_RING, T_DATA, T_DATA_RING, TRIMMED,
+    G_FREE_N, G_MADE, G_MARKED, G_PAUSES, G_TRIMMED, HOST, K_ALPHA, K_CLASSES, K_CLASS_ROW, K_CONTROL_LIMIT,
+    K_HEADER, K_MARK_MOST, K_MTU, K_REPORT, K_SHARED, K_TRIM, K_XOFF, K_XON, LAST_HOP, L_AREA, L_BACK,
+    L_BYTES, L_DROPS, L_GAP, L_HIGH, L_LATENCY, L_LIMIT, L_LOW, L_MARKS, L_MOST, L_OWNER, L_PAUSED, L_RATE,
+    L_SENT, L_SERVING, L_SINCE, L_STATE, L_TRIMS, L_TURN, L_USED, L_WAY, MARKED, NONE, PACKET_COLUMNS, P_AUX,
+    P_CLASS, P_FLAGS, P_NEXT, P_POS, P_SIZE, Q_BYTES, Q_DEFICIT, Q_HEAD, Q_HELD, Q_TAIL, REPORT_COLUMNS,
+    RNG_MARK, RNG_TRIM, TRIMMED, T_CTRL, T_CTRL_RING, T_DATA, T_DATA_RING, V_LINK, V_QUEUE, V_SENT, V_TIME,
 )  # fmt: skip
 
 HALF = np.uint64(2**63)
 ZERO, ONE = np.arange(2)
 HALF_PS = np.int64(2**19)
+UNIT = 2.0**-20
 
 
 @inlined
@@ -249,6 +250,19 @@ def enqueue(net, st, at, p, now):  # type: ignore[no-untyped-def]
         push(st.packet, st.fifo, at, c, p)
 
 
+@helper
+def report(net, st, at, p, left, now):  # type: ignore[no-untyped-def]
+    """A link adds its state to a packet that leaves it (INT)."""
+    k = np.int64(st.packet[p, P_AUX])
+    if k < net.config[K_REPORT]:
+        first = REPORT_COLUMNS * k
+        st.note[p, first + V_LINK] = at + 1
+        st.note[p, first + V_SENT] = st.link[at, L_SENT]
+        st.note[p, first + V_TIME] = now
+        st.note[p, first + V_QUEUE] = left
+        st.packet[p, P_AUX] = k + 1
+
+
 @inlined
 def queued(net, st, at, p):  # type: ignore[no-untyped-def]
     """Whether a packet counts in the queue of a link: a NIC's own packets do not, what it forwards does."""
@@ -287,10 +301,13 @@ def sent(net, st, at, now):  # type: ignore[no-untyped-def]
             low = link[at, L_LOW]
             if left > low:
                 high = link[at, L_HIGH]
-                if left > high or uniform(st.counter, RNG_MARK) * (high - low) < left - low:
+                most = np.float64(net.config[K_MARK_MOST]) * UNIT
+                if left > high or uniform(st.counter, RNG_MARK) * (high - low) < (left - low) * most:
                     st.packet[p, P_FLAGS] |= MARKED
                     link[at, L_MARKS] += 1
                     st.counter[G_MARKED] += 1
+            if net.config[K_REPORT] > 0:
+                report(net, st, at, p, left, now)
     if state & DOWN:
         drop(st.packet, link, st.counter, at, p)
         return

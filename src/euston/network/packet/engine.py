@@ -17,6 +17,7 @@ from euston.network.balancing.base import PathChoice, PathMode
 from euston.network.flows import FlowResult, Flows
 from euston.network.packet import _build, _kernel
 from euston.network.packet import _layout as y
+from euston.network.packet._extras import closings, missing
 from euston.network.packet._path_table import path_table
 from euston.network.packet.settings import Fault, PacketSettings
 from euston.network.transport.base import Transport
@@ -119,6 +120,10 @@ class PacketEngine:
         if self._faults and self._running():
             time = min(time, self._faults[0][0])
         return time
+
+    @property
+    def _lossy(self) -> bool:
+        return bool(self._net.config[y.K_RECEIVER] & y.R_LOSSY)
 
     def _running(self) -> bool:
         return bool(self._state.counter[y.G_ENDED] < len(self.flows))
@@ -275,8 +280,9 @@ class PacketEngine:
     def result(self) -> FlowResult:
         """What became of the flows so far; see `FlowResult`.
 
-        Tables: ``queues`` (one line per link that carried anything), ``flows`` (packets sent again, timeouts)
-        and, when sampled, ``series`` (time in s, queue bytes of each sampled link).
+        Tables: ``queues`` (one line per link that carried anything), ``flows`` (packets sent again, timeouts;
+        when, why and with what receivers of bounded loss closed), ``missing`` (their byte ranges that never
+        came: flow, first_byte, bytes) and, when sampled, ``series`` (time in s, queue bytes of each link).
         """
         self.in_flight()
         state, count = self._state, self._state.counter
@@ -293,20 +299,25 @@ class PacketEngine:
                 ("retransmitted", y.G_AGAIN), ("marks", y.G_MARKED), ("trims", y.G_TRIMMED),
                 ("drops", y.G_DROPPED), ("acks", y.G_ACKS), ("nacks", y.G_NACKS),
                 ("timeouts", y.G_TIMEOUTS), ("duplicates", y.G_DUPLICATES), ("pauses", y.G_PAUSES),
-                ("given_up", y.G_DEAD),
+                ("given_up", y.G_DEAD), ("cnps", y.G_CNPS), ("pulls", y.G_PULLS),
             )
         }  # fmt: skip
         stats["unfinished"] = float(np.isnan(end).sum())
+        tables = self._tables()
+        if self._lossy:
+            stats["missing_bytes"] = float(tables["missing"]["bytes"].sum())
         return FlowResult(
             flows=self.flows,
             start=seconds(y.F_START),
             end=end,
             link_bytes=state.link[:, y.L_SENT].astype(np.float64),
             stats=stats,
-            tables=self._tables(),
+            tables=tables,
             meta={
                 "fidelity": "packet",
-                "ends": "the sender knows that all bytes arrived",
+                "ends": "the sender knows that the receiver is content"
+                if self._lossy
+                else "the sender knows that all bytes arrived",
                 "tol": 0.0,
                 "seed": self.seed,
                 "fold_ratio": 1.0,
@@ -347,6 +358,10 @@ class PacketEngine:
                 }
             ),
         }
+        if self._lossy:
+            payload = self.transport.mtu - self.transport.header
+            tables["flows"] = tables["flows"].hstack(closings(state.flow))
+            tables["missing"] = missing(state.flow, state.extra, payload, self.flows)
         sampled = int(self._net.config[y.K_SAMPLED_N])
         if sampled:
             rows = state.series[: int(state.counter[y.G_SAMPLES])]

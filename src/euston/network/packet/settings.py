@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from euston import units
 from euston.errors import ConfigError
@@ -44,8 +45,9 @@ class PacketSettings:
     queue : str or float, optional
         Bytes of a link's queue of one class. When left out what the fabric says, and where it says nothing
         the bandwidth-delay product of the longest path in whole packets, times 5 without trimming.
-    ecn : (float, float) or None
-        Marks begin and are certain at these parts of that product; None: no marks.
+    ecn : (float, float), "transport" or None
+        Marks begin and are certain at these parts of that product; "transport": as the transport asks for,
+        (0.2, 0.8) where it says nothing; None: no marks.
     control_queue : float
         Bytes of the queue of control packets, in data queues.
     rto : str or float, optional
@@ -77,7 +79,7 @@ class PacketSettings:
 
     trimming: bool = True
     queue: str | float | None = None
-    ecn: tuple[float, float] | None = (0.2, 0.8)
+    ecn: tuple[float, float] | Literal["transport"] | None = "transport"
     control_queue: float = 2.0
     rto: str | float | None = None
     retries: int = 50
@@ -100,7 +102,9 @@ class PacketSettings:
 
         if self.queue is not None:
             need(self._bytes("queue") > 0, "queue", "it must be more than 0 bytes")
-        if self.ecn is not None:
+        if isinstance(self.ecn, str):
+            need(self.ecn == "transport", "ecn", "write (low, high) or transport")
+        elif self.ecn is not None:
             need(len(self.ecn) == 2 and 0 <= self.ecn[0] <= self.ecn[1], "ecn", "write (low, high)")
         need(self.control_queue > 0, "control_queue", "it must be more than 0")
         if self.rto is not None:

@@ -15,7 +15,19 @@ from numpy.typing import NDArray
 
 from euston.errors import ConfigError
 
-__all__ = ["Control", "Lowered", "Network", "Transport", "check_packet"]
+__all__ = [
+    "NO_MARKS",
+    "Control",
+    "Effects",
+    "Lowered",
+    "Network",
+    "Recovery",
+    "Transport",
+    "check_packet",
+    "lost_after",
+    "need",
+    "numbers",
+]
 
 
 class Control(IntEnum):
@@ -23,6 +35,23 @@ class Control(IntEnum):
 
     FIXED = 0
     NSCC = 1
+    DCTCP = 2
+    DCQCN = 3
+    SWIFT = 4
+    NDP = 5
+    HPCC = 6
+    LOSSY = 7
+
+
+class Recovery(IntEnum):
+    """What becomes of packets that are lost."""
+
+    SELECTIVE = 0
+    """They alone are sent again."""
+    GO_BACK_N = 1
+    """All from the first of them on are sent again; the receiver keeps nothing out of order."""
+    NONE = 2
+    """They stay lost."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +67,20 @@ class Network:
         Bytes/s that a typical flow can send alone (the median).
     trimming : bool
         Whether switches cut packets instead of dropping them.
+    pauses : bool
+        Whether switches pause incoming links (PFC) instead of dropping packets.
+    sprayed : bool
+        Whether packets of a flow take different paths, so that one may overtake another.
+    hops : int
+        Most links of a path that leave a switch.
     """
 
     rtt: float
     rate: float
     trimming: bool
+    pauses: bool = False
+    sprayed: bool = False
+    hops: int = 0
 
     @property
     def bdp(self) -> float:
@@ -63,12 +101,79 @@ class Lowered:
         Wire bytes that a flow has in flight at most.
     ack_bytes : int
         Wire bytes that make the receiver answer (1: every packet).
+    recovery : Recovery
+    overtaken : int
+        An acknowledgement tells of a loss when its packet was sent this many packets after one that is
+        missing; 0: never.
+    marks : (float, float, float), optional
+        ECN on a link of ``Network.rate``: bytes of queue where marks begin, where they reach their most, and
+        that most as a probability; beyond it all are marked. The engine's own when left out.
+    rto : float, optional
+        Seconds of the retransmission timer; the engine's own when left out.
     """
 
     control: Control
     tuning: NDArray[np.float64]
     window: float
     ack_bytes: int
+    recovery: Recovery = Recovery.SELECTIVE
+    overtaken: int = 0
+    marks: tuple[float, float, float] | None = None
+    rto: float | None = None
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What a transport does to flows, for the fluid engine; off unless somebody asks for it.
+
+    The fields are those of the same names in ``FluidSettings``.
+
+    Attributes
+    ----------
+    utilisation : float
+        Share of a bottleneck that it fills.
+    queue_delay : float
+        Seconds of standing queue at a bottleneck.
+    lag : float
+        Time constant in seconds with which a rate climbs.
+    """
+
+    utilisation: float = 1.0
+    queue_delay: float = 0.0
+    lag: float = 0.0
+
+
+NO_MARKS = (2.0**61, 2.0**61, 1.0)
+"""Thresholds that no queue reaches."""
+
+
+def numbers(*values: float) -> NDArray[np.float64]:
+    """``values`` as the first of a `Lowered.tuning`."""
+    tuning = np.zeros(32)
+    tuning[: len(values)] = values
+    return tuning
+
+
+def lost_after(given: int | None, network: Network) -> int:
+    """`Lowered.overtaken` where a transport says nothing.
+
+    Three packets (RFC 6675's DupThresh), but never where cut packets are answered anyway, nor where
+    packets overtake each other on different paths.
+    """
+    if given is not None:
+        return given
+    return 0 if network.trimming or network.sprayed else 3
+
+
+def need(ok: bool, name: str, value: object, want: str) -> None:
+    """Refuse a setting of a transport.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if not ok:
+        raise ConfigError(f"`{name}`: {value!r}; {want}")
 
 
 def check_packet(mtu: int, header: int, ack_bytes: int) -> None:
@@ -80,11 +185,10 @@ def check_packet(mtu: int, header: int, ack_bytes: int) -> None:
     """
     if not 0 < header < mtu < 2**16:
         raise ConfigError(
-            f"`policies.transport.mtu`: {mtu} bytes with a header of {header}; a packet needs payload and at "
-            "most 65,535 bytes"
+            f"`mtu`: {mtu} bytes with a header of {header}; a packet needs payload and at most 65,535 bytes"
         )
     if ack_bytes < 1:
-        raise ConfigError(f"`policies.transport.ack_bytes`: {ack_bytes}; at least 1 is needed")
+        raise ConfigError(f"`ack_bytes`: {ack_bytes}; at least 1 is needed")
 
 
 class Transport(Protocol):
@@ -104,3 +208,6 @@ class Transport(Protocol):
 
     def lower(self, network: Network) -> Lowered:
         """The numbers for one network."""
+
+    def effects(self, network: Network) -> Effects:
+        """What the fluid engine may assume of it on one network."""

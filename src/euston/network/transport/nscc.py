@@ -12,7 +12,7 @@ import numpy as np
 
 from euston import units
 from euston.errors import ConfigError
-from euston.network.transport.base import Control, Lowered, Network, check_packet
+from euston.network.transport.base import Control, Effects, Lowered, Network, check_packet
 
 __all__ = ["Nscc"]
 
@@ -58,26 +58,34 @@ class Nscc:
     def __post_init__(self) -> None:
         check_packet(self.mtu, self.header, self.ack_bytes)
         if not 0 < self.window_factor < 1000:
-            raise ConfigError(f"`policies.transport.window_factor`: {self.window_factor}; 1.5 is usual")
+            raise ConfigError(f"`window_factor`: {self.window_factor}; 1.5 is usual")
         if not 0 <= self.start_window < 2**20:
-            raise ConfigError(f"`policies.transport.start_window`: {self.start_window} packets")
+            raise ConfigError(f"`start_window`: {self.start_window} packets")
         if not 0 < self.gamma <= 1:
-            raise ConfigError(f"`policies.transport.gamma`: {self.gamma} is not between 0 and 1")
+            raise ConfigError(f"`gamma`: {self.gamma} is not between 0 and 1")
         if not 0 <= self.quick_gate <= 30:
-            raise ConfigError(f"`policies.transport.quick_gate`: {self.quick_gate} is not between 0 and 30")
+            raise ConfigError(f"`quick_gate`: {self.quick_gate} is not between 0 and 30")
         if not 0 < self.delay_gain <= 1:
-            raise ConfigError(f"`policies.transport.delay_gain`: {self.delay_gain} is not between 0 and 1")
+            raise ConfigError(f"`delay_gain`: {self.delay_gain} is not between 0 and 1")
+
+    def _target(self, network: Network) -> float:
+        """Queueing delay to aim at, ps."""
+        if self.target_delay is None:
+            return float(int(network.rtt * 1e12 * (0.75 if network.trimming else 1.0)))
+        target = units.duration(self.target_delay, where="target_delay") * 1e12
+        if not target > 0:
+            raise ConfigError("`target_delay`: it must be more than 0")
+        return target
+
+    def effects(self, network: Network) -> Effects:
+        """A queue near its target; rates that climb within about two round trips."""
+        return Effects(queue_delay=self._target(network) / 1e12, lag=2.0 * network.rtt)
 
     def lower(self, network: Network) -> Lowered:
         """The constants scaled to ``network``, times in ps."""
         payload, rtt = self.mtu - self.header, network.rtt * 1e12
         scale = int(network.bdp) / int(REFERENCE_RTT * REFERENCE_RATE)
-        if self.target_delay is None:
-            target = float(int(rtt * (0.75 if network.trimming else 1.0)))
-        else:
-            target = units.duration(self.target_delay, where="policies.transport.target_delay") * 1e12
-        if not target > 0:
-            raise ConfigError("`policies.transport.target_delay`: it must be more than 0")
+        target = self._target(network)
         tuning = np.zeros(32)
         tuning[:15] = (
             rtt,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from euston.errors import ConfigError
-from euston.network.transport.base import Control, Lowered, Network, check_packet
+from euston.network.transport.base import Control, Effects, Lowered, Network, check_packet
 
 __all__ = ["Windowed"]
 
@@ -35,7 +35,7 @@ class Windowed:
     def __post_init__(self) -> None:
         check_packet(self.mtu, self.header, self.ack_bytes)
         if self.window is not None and not 1 <= self.window < 2**31:
-            raise ConfigError(f"`policies.transport.window`: {self.window} packets; at least 1 is needed")
+            raise ConfigError(f"`window`: {self.window} packets; at least 1 is needed")
 
     def lower(self, network: Network) -> Lowered:
         """Window in wire bytes, base round trip in ps."""
@@ -43,3 +43,7 @@ class Windowed:
         tuning = np.zeros(32)
         tuning[:2] = network.rtt * 1e12, window
         return Lowered(Control.FIXED, tuning, window, self.ack_bytes)
+
+    def effects(self, network: Network) -> Effects:
+        """None: nothing makes its queues short or its rates slow."""
+        return Effects()
