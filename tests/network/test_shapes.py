@@ -16,6 +16,7 @@ from euston.network.balancing.spray import Spray
 from euston.network.columns import Columns
 from euston.network.fluid import max_min
 from euston.network.lowering import Lowered, lower
+from euston.network.packet._path_table import path_table
 from euston.network.transfer import Transfer, Transfers
 
 LEAF_SPINE = leaf_spine(5, 2, nic=50e9, hosts_per_leaf=2, spines=3, oversubscription=2.0)
@@ -126,3 +127,18 @@ def test_a_bundle_that_forwarding_splits_late_is_split_for_all() -> None:
     assert load[out].sum() == pytest.approx(rate.sum())
     # a plane of 30 GB/s carries half of the inner flow and all of the forwarded one: x / 2 + y, fair at x = y
     assert rate == pytest.approx([20e9, 20e9])
+
+
+def test_packets_find_paths_of_unequal_length() -> None:
+    """Tunnels of one hop and of two: all 2 ports x 2 tunnels x 2 ports x 3 x 3 spines."""
+    net = wan([("a", "b", 1e11, 0.03), ("a", "c", 1e11, 0.01), ("c", "b", 1e11, 0.01)], tunnels=2)
+    fabric = compose(dict.fromkeys("abc", LEAF_SPINE), net)
+    src, dst = np.array([0, 1], np.int32), np.array([8, 9], np.int32)
+    table = path_table(fabric, src, dst, 128, seed=0)
+    assert table.forward_n.tolist() == [2 * 2 * 2 * 3 * 3] * 2
+    lengths = set()
+    for row in table.links[table.forward[0] : table.forward[0] + 72]:
+        links = row[row >= 0]
+        assert (fabric.link_dst[links[:-1]] == fabric.link_src[links[1:]]).all()
+        lengths.add(links.size)
+    assert lengths == {9, 10}

@@ -125,7 +125,7 @@ def _by_heap(live, n, column, weight, rate_cap, ptr, row, coefficient, rows, rat
         capped += rate_cap[f] < np.inf
         for e in range(ptr[c], ptr[c + 1]):
             r = row[e]
-            k = np.int64(place[r])
+            k = int(place[r])
             if k < 0:
                 k = used
                 place[r] = k
@@ -147,9 +147,9 @@ def _by_heap(live, n, column, weight, rate_cap, ptr, row, coefficient, rows, rat
     for i in range(n):
         f = live[i]
         for j in range(begin[i], begin[i + 1]):
-            k = where[j] + 1
-            member[start[k]] = i
-            start[k] += 1
+            behind = where[j] + 1
+            member[start[behind]] = i
+            start[behind] += 1
         # A rate cap is a row of its own: number ``used + i``.
         if rate_cap[f] < np.inf:
             key[size] = rate_cap[f] / weight[f]
@@ -181,7 +181,7 @@ def _by_heap(live, n, column, weight, rate_cap, ptr, row, coefficient, rows, rat
         if not own:
             first, last = start[k], start[k + 1]
         for m in range(first, last):
-            i = k - used if own else np.int64(member[m])
+            i = k - used if own else int(member[m])
             f = live[i]
             if bottleneck[f] != _UNDECIDED:
                 continue
