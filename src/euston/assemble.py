@@ -88,6 +88,14 @@ def _supported(s: Scenario) -> None:
         raise ConfigError(
             at("run.network", f"{s.run.network} is not in this version for training; use fluid or none")
         )
+    if s.policies.allocation.kind != "max_min":
+        raise ConfigError(
+            at(
+                "policies.allocation",
+                f"{s.policies.allocation.kind} holds for traffic jobs (`euston net run`) in this version; "
+                "training jobs share links by max_min",
+            )
+        )
     if s.run.compute == "analytic":
         raise ConfigError(at("run.compute", "analytic is not in this version; use des"))
     names = {s.site(job.placement.site).name for job in s.jobs}

@@ -241,6 +241,10 @@ def test_fidelities_of_later_versions_say_so(tmp_path: Path) -> None:
     outcome = run("simulate", file)
     assert outcome.exit_code == 2
     assert "`run.network`: packet is not in this version" in outcome.stderr
+    file.write_text(small()[:-1] + ', "policies": {"allocation": "per_job"}}')
+    outcome = run("simulate", file)
+    assert outcome.exit_code == 2
+    assert "`policies.allocation`: per_job holds for traffic jobs" in outcome.stderr
 
 
 def test_a_small_job_end_to_end(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from euston import scenario as sc
 from euston.assemble import PreparedTraffic, prepare, prepare_traffic
-from euston.errors import BadInput, ConfigError, SimulationError
+from euston.errors import BadInput, ConfigError, RouteError, SimulationError
 from euston.network.balancing.ecmp import Ecmp
 from euston.network.faults import LinkFault
 from euston.network.transport.nscc import Nscc
@@ -211,6 +211,16 @@ def test_a_partition_ends_with_the_names_of_stuck_flows() -> None:
     for network in ("fluid", "packet"):
         s = loads(text(one, rest=f"{dead}run: {{network: {network}}}\n"))
         with pytest.raises(SimulationError, match=r"flow.* 0 .*-> h1/g0"):
+            simulate(s)
+
+
+def test_a_pair_apart_from_the_start_is_a_route_error() -> None:
+    one = "{pattern: incast, senders: 1, receiver: 1, bytes: 2 MB}"
+    for network in ("fluid", "packet"):
+        s = loads(
+            text(one, rest=f"faults: [{{link: nic_down/h1/n0, factor: 0}}]\nrun: {{network: {network}}}\n")
+        )
+        with pytest.raises(RouteError, match=r"h1/g0: nic_down/h1/n0 is down"):
             simulate(s)
 
 

@@ -85,7 +85,7 @@ def run_flows(
         if settings is None and transport is not None:
             settings = framing(transport)
         assert not isinstance(settings, PacketSettings)
-        return run_fluid(
+        result = run_fluid(
             flows,
             fabric,
             policy,
@@ -97,8 +97,14 @@ def run_flows(
             seed=seed,
             until=until,
         )
+        result.meta["until"] = None if until == np.inf else until
+        return result
     assert not isinstance(settings, FluidSettings)
     settings = PacketSettings() if settings is None else settings
+    flows.check(fabric)
+    alive = capacity_at(fabric, faults, 0.0) > 0
+    if not alive.all():  # a pair that is apart from the start is an error before anything runs
+        fabric.route(flows.src, flows.dst, np.zeros(len(flows), np.uint64), network="auto", alive=alive)
     places, plan = _placed(flows, fabric, allocation or MaxMin(), jobs, job)
     placed = places.on(flows)
     weights = {q: float(w) for q, w in enumerate(plan.weights.tolist())}
@@ -114,7 +120,7 @@ def run_flows(
     )
     _advance(engine, until, progress or (lambda _: None))
     result = engine.result()
-    result.meta["until"] = until
+    result.meta["until"] = None if until == np.inf else until
     if until == np.inf and not result.finished.all():
         raise SimulationError(_never(result, fabric))
     return result
