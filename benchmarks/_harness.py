@@ -16,13 +16,14 @@ A line holds `case`, `cpu_s` and `wall_s` (the smallest of `--repeat` calls afte
 child processes too), `first_call_s` (wall time of the first call: imports, JIT compilation or its cache),
 `peak_rss_bytes` (the larger of the process and its largest child), `work` (what was done), `check` (a value
 that tests verify at a smaller size; it must be equal in every call), `baseline_cpu_s` (the same work done by
-the baseline, or null) and `versions`.
+the baseline, or null) and `versions` (and the machine and the date).
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
 import importlib.metadata
 import json
 import os
@@ -33,6 +34,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 PACKAGES = ("euston", "numpy", "numba", "llvmlite", "scipy", "polars")
@@ -56,13 +58,18 @@ class Case:
     call: Callable[[], Outcome]
     baseline: Callable[[], Outcome] | None
     repeat: int | None
+    long: bool
 
 
 CASES: dict[str, Case] = {}
 
 
 def case(
-    name: str, *, baseline: Callable[[], Outcome] | None = None, repeat: int | None = None
+    name: str,
+    *,
+    baseline: Callable[[], Outcome] | None = None,
+    repeat: int | None = None,
+    long: bool = False,
 ) -> Callable[[Callable[[], Outcome]], Callable[[], Outcome]]:
     """Register a function as a case.
 
@@ -74,12 +81,14 @@ def case(
         The same work done the plain way or by another library; measured in a process of its own.
     repeat
         Calls after the first one; default: `--repeat`.
+    long
+        `--quick` leaves it out.
     """
 
     def register(call: Callable[[], Outcome]) -> Callable[[], Outcome]:
         if name in CASES:
             raise ValueError(f"two cases are named {name!r}")
-        CASES[name] = Case(name, call, baseline, repeat)
+        CASES[name] = Case(name, call, baseline, repeat, long)
         return call
 
     return register
@@ -87,8 +96,8 @@ def case(
 
 def cpu_seconds() -> float:
     """CPU time of this process and of its finished children."""
-    used = os.times()
-    return used.user + used.system + used.children_user + used.children_system
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def peak_rss_bytes() -> int:
@@ -98,9 +107,25 @@ def peak_rss_bytes() -> int:
     return max(resource.getrusage(each).ru_maxrss for each in who) * unit
 
 
+def processor() -> str:
+    """What the processor calls itself, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [text.partition(":")[2].strip() for text in lines if text.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
 def versions() -> dict[str, str]:
-    """Versions and the machine, for whoever compares two lines."""
-    found = {"python": platform.python_version(), "machine": platform.machine(), "cpus": str(os.cpu_count())}
+    """Versions, the machine and the date, for whoever compares two lines."""
+    found = {
+        "date": datetime.date.today().isoformat(),
+        "machine": platform.machine(),
+        "processor": processor(),
+        "cpus": str(os.cpu_count()),
+        "python": platform.python_version(),
+    }
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
@@ -148,7 +173,6 @@ def in_fresh_process(name: str, part: str, repeat: int, environment: dict[str, s
 
 def line(chosen: Case, repeat: int, cold: bool) -> dict[str, Any]:
     """The JSON line of one case."""
-    repeat = chosen.repeat if chosen.repeat is not None else repeat
     with tempfile.TemporaryDirectory() as empty:
         # An empty cache folder makes numba compile everything again, as on a machine that never ran euston.
         environment = {"NUMBA_CACHE_DIR": empty} if cold else {}
@@ -167,6 +191,9 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
     parser.add_argument("--repeat", type=int, default=3, help="calls after the first (default 3)")
     parser.add_argument("--cold", action="store_true", help="with an empty JIT cache")
+    parser.add_argument(
+        "--quick", action="store_true", help="without the long cases, one call after the first"
+    )
     parser.add_argument("--child", choices=["case", "baseline"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case is not None and options.case not in CASES:
@@ -181,8 +208,10 @@ def main() -> None:
         print(json.dumps(measure(call, options.repeat)))
         return
     for name, chosen in CASES.items():
-        if options.case in (None, name):
-            print(json.dumps(line(chosen, options.repeat, options.cold)), flush=True)
+        wanted = not (options.quick and chosen.long) if options.case is None else options.case == name
+        if wanted:
+            repeat = 1 if options.quick else options.repeat if chosen.repeat is None else chosen.repeat
+            print(json.dumps(line(chosen, repeat, options.cold)), flush=True)
 
 
 def unknown_case(name: str) -> NoReturn:
