@@ -8,6 +8,7 @@ call ends and are no part of `cpu_s`; lowering, routing, folding and solving of 
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from euston.fabrics import Fabric
     from euston.network import Allocation, Columns, FlowResult, Flows, Incremental
-    from euston.network.balancing import Balancing, Spread
+    from euston.network.balancing import Spread
 
 HOSTS = 16_384
 RANKS = 131_072
@@ -186,9 +187,14 @@ case("repair per event, 4 flows per host, tol 1e-3")(partial(_repairs, 4, 1000, 
 # ---- whole runs --------------------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True)
 class DModK:
-    """Static routing by destination: all flows to a host take its one path number (Gomez et al., 2007)."""
+    """Static routing by digits of the destination: nobody collides on the way down (Gomez et al., 2007).
 
+    On fabrics of `_fabric`: ``width`` hosts to a ToR, ToRs and aggs to a pod, cores to an agg.
+    """
+
+    width: int
     name: ClassVar[str] = "d_mod_k"
 
     def spread(
@@ -197,14 +203,17 @@ class DModK:
         """See `Balancing.spread`."""
         from euston.network.balancing._paths import on_paths
 
-        links = fabric.route(src, dst, dst.astype(np.uint64), alive=alive)
+        n = self.width
+        agg, core, near = dst % n, dst // n % n, src // n**2 == dst // n**2
+        choice = np.where(near, agg, agg * n + core).astype(np.uint64)
+        links = fabric.route(src, dst, choice, alive=alive)
         return on_paths(fabric, links, np.arange(src.size + 1), np.ones(src.size), split)
 
 
-def _policy(name: str) -> Balancing:
+def _policy(name: str, hosts: int) -> Any:
     from euston.network.balancing import BALANCING
 
-    return DModK() if name == "d_mod_k" else BALANCING.get(name)()  # type: ignore[return-value]
+    return DModK(8 if hosts == 1024 else 16) if name == "d_mod_k" else BALANCING.get(name)()
 
 
 @cache
@@ -232,7 +241,7 @@ def _completion(hosts: int, per_host: int, balancing: str, tol: float = 0.0) -> 
 
     settings = FluidSettings(tol=tol)
     return _outcome(
-        run_fluid(_messages(hosts, per_host), _fabric(hosts), _policy(balancing), settings=settings)
+        run_fluid(_messages(hosts, per_host), _fabric(hosts), _policy(balancing, hosts), settings=settings)
     )
 
 

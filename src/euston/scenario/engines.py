@@ -82,6 +82,10 @@ class PacketSection(Section):
         default=1.0, description="A queue may hold this many times what is free of the shared buffer."
     )
     pfc: DataSize = Field(default=0.0, description="Bytes of an incoming link that pause it; 0: no pauses.")
+    pfc_headroom: DataSize | None = Field(
+        default=None,
+        description="Bytes beyond `pfc` until a pause takes effect; what is under way unless said.",
+    )
     pfc_resume: DataSize | None = Field(
         default=None, description="Bytes at which it goes on; two packets less unless said."
     )

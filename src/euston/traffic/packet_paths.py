@@ -67,5 +67,7 @@ class PacketPaths:
 def on_packet_paths(policy: Balancing, flows: Flows, seed: int) -> Balancing:
     """``policy``, or `PacketPaths` where the packet engine keeps a flow on hashed paths."""
     choice = policy.packet
+    if choice.mode == PathMode.ECMP and hasattr(policy, "choices"):
+        return policy  # both engines ask it for the same paths
     hashed = choice.mode == PathMode.ECMP or choice.entropies == 1
     return PacketPaths(flows, choice, seed) if hashed else policy

@@ -16,7 +16,8 @@ from euston.network.flows import Flows
 from euston.network.packet import _layout as y
 from euston.network.packet._extras import extra_words, receives, reports
 from euston.network.packet._layout import Net, State
-from euston.network.packet._path_table import PathTable, path_table
+from euston.network.packet._lossless import check_lossless, headroom
+from euston.network.packet._path_table import Numbers, PathTable, path_table
 from euston.network.packet.settings import PacketSettings
 from euston.network.transport.base import NO_MARKS, Control, Lowered, Network, Transport
 
@@ -26,6 +27,7 @@ PS = 1e12
 WIDEST_WINDOW = 2**16  # packets between the first unacknowledged and the last sent, at most
 SLOWEST = 1e4  # bytes/s
 REFERENCE_ECN = (0.2, 0.8)  # main_uec.cpp: parts of the bandwidth-delay product
+PAUSED_RTO = 4.2e-3  # s: nothing is lost where links pause, but packets may wait for long
 MOST_RINGS = 24  # constant delays beyond it go through the heap
 
 
@@ -111,12 +113,14 @@ def _check_choice(choice: PathChoice) -> None:
 
 
 def _classes(flows: Flows, settings: PacketSettings, mtu: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Class of each flow, and (level, quantum) of each class; class 0 is control."""
+    """Class of each flow, and (quantum, first and last of its level) of each class; class 0 is control."""
     key = flows.priority.astype(np.int64) * 256 + flows.queue
     keys, which = np.unique(key, return_inverse=True)
     weight = np.array([float(settings.queue_weights.get(int(k) % 256, 1.0)) for k in keys])
     table = np.zeros((keys.size + 1, 4), np.int64)
-    table[1:, y.C_LEVEL] = np.unique(keys // 256, return_inverse=True)[1]
+    level = keys // 256
+    table[1:, y.C_FIRST] = np.searchsorted(level, level) + 1
+    table[1:, y.C_LAST] = np.searchsorted(level, level, side="right")
     table[1:, y.C_QUANTUM] = np.ceil(mtu * weight / weight.min())
     return (which + 1).astype(np.int64), table
 
@@ -166,6 +170,7 @@ def plan(
     choice: PathChoice,
     settings: PacketSettings,
     seed: int,
+    numbers: Numbers | None = None,
 ) -> tuple[Plan, PathTable]:
     """Numbers of the network that the policies scale with, and the paths.
 
@@ -177,7 +182,9 @@ def plan(
     flows.check(fabric)
     check_speed(fabric.capacity)
     _check_choice(choice)
-    table = path_table(fabric, flows.src, flows.dst, choice.entropies, seed, network=settings.network)
+    table = path_table(
+        fabric, flows.src, flows.dst, choice.entropies, seed, network=settings.network, numbers=numbers
+    )
     mtu, header = transport.mtu, transport.header
     # what most flows can do: one slow host must not retune all
     rate = float(np.median(speeds(table, fabric.capacity))) if len(flows) else 1.0
@@ -202,7 +209,9 @@ def plan(
         parts = REFERENCE_ECN if isinstance(settings.ecn, str) else settings.ecn
         low, high = (float(np.ceil(packets * part) * mtu) for part in parts)
     # main_uec.cpp: two priority queues of three hops
-    rto = 15e-6 + 6.0 * queue / rate if lowered.rto is None else lowered.rto
+    rto = PAUSED_RTO if network.pauses else 15e-6 + 6.0 * queue / rate
+    if lowered.rto is not None:
+        rto = lowered.rto
     if settings.rto is not None:
         rto = units.duration(settings.rto, where="settings.rto")
     return Plan(network, lowered, queue, low, high, most, rto, seed, choice), table
@@ -331,10 +340,10 @@ def build(
     if settings.queue is None:
         link[described, y.L_LIMIT] = fabric.buffer_bytes[described]
     if pfc > 0:
-        link[:, y.L_LIMIT] = 2**61
+        link[:, y.L_LIMIT] = pfc + headroom(fabric, settings, mtu)
+        check_lossless(fabric, settings, link[:, y.L_LIMIT] * (classes.shape[0] - 1))
     uplinks = np.unique(table.links[:, 0])
     link[uplinks, y.L_STATE] |= y.HOST
-    link[:, y.L_TURN] = 1
     flow[:, y.F_SLOT] = flow[:, y.F_START] = flow[:, y.F_END] = -1
     flow[:, y.F_OPEN], flow[:, y.N_TELL] = open_, notify
     fifo = _aligned((links, classes.shape[0], y.FIFO_COLUMNS), np.int32)

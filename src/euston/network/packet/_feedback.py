@@ -16,8 +16,8 @@ from euston.network.packet._events import helper, inlined
 from euston.network.packet._layout import (
     AGAIN, DONE, FLYING, F_TIMEOUTS, G_TIMEOUTS, INF, K_CREDIT, K_MTU, K_OVERTAKEN, K_RECEIVER, K_RTO,
     K_TRIES, K_WINDOW, LAST_HOP, LOST, MARKED, M_AGAIN, M_EV, M_STATE, NONE, N_PACKETS, P_CUM, P_EV, P_FLAGS,
-    P_REF, P_SEQ, R_IN_ORDER, S_BASE, S_FLIGHT, S_FLOW, S_GOT, S_LOST, S_LOST_FROM, S_NEXT, S_TIMER, S_TRIES,
-    S_WINDOW, UNSENT, W_BITS, W_BYTES,
+    P_REF, P_SEQ, R_IN_ORDER, R_LOSSY, S_BASE, S_FLIGHT, S_FLOW, S_GOT, S_LOST, S_LOST_FROM, S_NEXT, S_STUCK,
+    S_TIMER, S_TRIES, S_WINDOW, UNSENT, W_BITS, W_BYTES,
 )  # fmt: skip
 from euston.network.packet._paths import CUT, ECN, GOOD, SILENT, learn
 from euston.network.packet._sender import set_timer, size_of
@@ -181,10 +181,12 @@ def on_timeout(net, st, s, time, now):  # type: ignore[no-untyped-def]
             st.flow[slot[s, S_FLOW], F_TIMEOUTS] += 1
         else:
             oldest = min(oldest, st.window[s, k])
-    if found:
+    # all flying for a short time only, and yet nothing arrives: lost packets are sent again for ever
+    if found or (slot[s, S_STUCK] == slot[s, S_GOT] and not net.config[K_RECEIVER] & R_LOSSY):
         slot[s, S_TRIES] += 1
         if slot[s, S_TRIES] > net.config[K_TRIES]:
             return ONE
+    slot[s, S_STUCK] = slot[s, S_GOT]
     if oldest < INF:
         set_timer(net, st, s, oldest)
     elif net.config[K_CREDIT] > 0:  # all was answered, but PULLs for the rest may be lost: send one unasked

@@ -10,7 +10,7 @@ from euston.network.packet._layout import (
     ENDED, EV_START, F_END, F_OPEN, F_SLOT, F_START, F_STATE, G_DEAD, G_ENDED, G_SLOT_FREE, G_SLOT_FREE_N,
     G_TOLD, INF, K_AFTER, K_RECEIVER, K_WINDOW, L_FIRST, L_LAST, M_HERE, M_STATE, NONE, N_DELAY, N_EARLIEST,
     N_GAP, N_PACKETS, N_TELL, RUNNING, R_PULL, S_AFTER, S_EV_AHEAD, S_FLOW, S_GAP, S_OWN, S_PACE_TIMER,
-    S_QUEUED, S_TICK, S_TIMER, UNSENT,
+    S_QUEUED, S_STUCK, S_TICK, S_TIMER, UNSENT,
 )  # fmt: skip
 from euston.network.packet._ndp import forget
 from euston.network.packet._paths import begin
@@ -32,6 +32,7 @@ def start_flow(net, st, flow, now):  # type: ignore[no-untyped-def]
     slot[s, S_AFTER] = -1
     slot[s, S_EV_AHEAD] = -1
     slot[s, S_TIMER] = INF
+    slot[s, S_STUCK] = -1
     used = min(net.config[K_WINDOW] + 1, st.flow[flow, N_PACKETS])
     for k in range(used):
         st.mark[s, k, M_STATE] = UNSENT

@@ -11,9 +11,9 @@ from euston.network.packet._layout import (
 )  # fmt: skip
 
 # the slot's own columns: use of the busiest link in 1/2^20, reference window, stage, packet whose ACK
-# updates them next; then the last report of each link
-USE, REFERENCE, STAGE, UPDATE = np.arange(S_OWN, S_OWN + 4, dtype=np.uintp)
-SEEN = np.int64(S_OWN + 4)
+# updates them next, time of the last loss; then the last report of each link
+USE, REFERENCE, STAGE, UPDATE, CUT_AT = np.arange(S_OWN, S_OWN + 5, dtype=np.uintp)
+SEEN = np.int64(S_OWN + 5)
 # Net.tuning, after what all have
 U_RTT = np.uintp(0)
 U_MTU, U_ETA, U_STEP, U_STAGES = np.arange(3, 7, dtype=np.uintp)
@@ -30,8 +30,10 @@ def start(tuning, flow, slot, s):  # type: ignore[no-untyped-def]
 
 @inlined
 def _pace(tuning, flow, slot, s):  # type: ignore[no-untyped-def]
-    """The window spread over a round trip."""
-    slot[s, S_GAP] = max(flow[slot[s, S_FLOW], N_GAP], np.int64(tuning[U_RTT] / slot[s, S_WINDOW] * ONE))
+    """The window spread over a round trip; its last packet may begin inside it and end beyond."""
+    window = np.float64(slot[s, S_WINDOW])
+    slot[s, S_GAP] = max(flow[slot[s, S_FLOW], N_GAP], np.int64(tuning[U_RTT] / window * ONE))
+    slot[s, S_WINDOW] = np.int64(window + tuning[U_MTU]) - 1
 
 
 @inlined
@@ -79,4 +81,13 @@ def acked(tuning, link, flow, slot, packet, note, s, p):  # type: ignore[no-unty
         slot[s, UPDATE] = slot[s, S_NEXT]
     slot[s, S_WINDOW] = np.int64(window)
     _pace(tuning, flow, slot, s)
-    slot[s, S_WINDOW] = max(np.int64(window), np.int64(tuning[U_MTU]))
+
+
+@inlined
+def lost(tuning, flow, slot, s, now):  # type: ignore[no-untyped-def]
+    """A packet is lost, which the paper leaves to pauses to prevent: half the window, once per round trip."""
+    if now - slot[s, CUT_AT] >= np.int64(tuning[U_RTT]):
+        slot[s, CUT_AT] = now
+        slot[s, REFERENCE] = max(np.int64(tuning[U_MTU] * 0.01), slot[s, REFERENCE] // 2)
+        slot[s, S_WINDOW] = slot[s, REFERENCE]
+        _pace(tuning, flow, slot, s)

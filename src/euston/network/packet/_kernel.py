@@ -13,8 +13,8 @@ from euston.network.packet._layout import (
     EV_TIMER, E_ID, GROW_HEAP, GROW_PACKETS, GROW_SAMPLES, GROW_SLOTS, G_EVENTS, G_FREE_N, G_HEAP, G_NOW,
     G_SAMPLES, G_SAMPLING, G_SLOT_FREE_N, G_START, G_TOLD, HOST, H_ID, H_KIND, H_TIME, INF, K_ARRIVALS,
     K_CLASSES, K_ORDER, K_ORDER_N, K_RECEIVER, K_RINGS, K_RING_MASK, K_SAMPLE, K_SAMPLED, K_SAMPLED_N,
-    L_BYTES, L_PAUSED, L_SERVING, L_STATE, NACK, NONE, N_EARLIEST, P_FLOW, P_KIND, P_POS, P_SLOT, Q_HEAD,
-    REACHED, S_FLOW, S_PACE_TIMER, TOLD, X_FIRST, X_IN, X_OUT,
+    L_BYTES, L_HALTED, L_HALTED_AT, L_PAUSED, L_PAUSES, L_SERVING, L_STATE, NACK, NONE, N_EARLIEST, P_FLOW,
+    P_KIND, P_POS, P_SLOT, Q_HEAD, REACHED, S_FLOW, S_PACE_TIMER, TOLD, X_FIRST, X_IN, X_OUT,
 )  # fmt: skip
 from euston.network.packet._others import notified, ticked
 from euston.network.packet._prefetch import prefetch
@@ -103,13 +103,18 @@ def sample(net, st, time):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def pause(net, st, kind, ident):  # type: ignore[no-untyped-def]
+def pause(net, st, kind, ident, now):  # type: ignore[no-untyped-def]
     """A pause frame stops or resumes one class of a link; the link if it is idle and may send again."""
     at, c = ident // net.config[K_CLASSES], ident % net.config[K_CLASSES]
     if kind == EV_PAUSE:
+        if st.link[at, L_PAUSED] == 0:
+            st.link[at, L_HALTED_AT] = now
         st.link[at, L_PAUSED] |= ONE << c
+        st.link[at, L_PAUSES] += 1
         return NONE
     st.link[at, L_PAUSED] &= ~(ONE << c)
+    if st.link[at, L_PAUSED] == 0:
+        st.link[at, L_HALTED] += now - st.link[at, L_HALTED_AT]
     return at if st.link[at, L_SERVING] < 0 else NONE
 
 
@@ -215,7 +220,7 @@ def advance(net, st, until):  # type: ignore[no-untyped-def]
         elif kind == EV_TIMER:
             wake = ticked(net, st, ident, time)
         else:
-            idle = pause(net, st, kind, ident)
+            idle = pause(net, st, kind, ident, time)
         if idle >= 0:
             if st.link[idle, L_STATE] & HOST:
                 wake = nic_next(net, st, idle, time)

@@ -51,14 +51,14 @@ MARKED, TRIMMED, REQUEST, AGAIN, LAST_HOP = 2 ** np.arange(5)  # flags: ECN, cut
     L_PAUSED,  # PFC: bit c is set while class c must not be sent
     L_SENT,  # wire bytes
     L_BYTES,  # bytes waiting or being sent, all data classes
-    L_LIMIT,  # most bytes of one data class
+    L_LIMIT,  # most bytes of one data class; with PFC: that came by this link and wait behind it
     L_LOW,  # ECN: marks begin
     L_HIGH,  # ECN: all are marked
     L_MOST,  # most data bytes ever
     L_SINCE,  # when L_BYTES last changed
     L_AREA,  # integral of L_BYTES in byte x 1024 ps
     L_OWNER,  # the first link of its switch
-    L_TURN,  # class of the DWRR round
+    L_RATIO,  # NIC: control packets in a row while data waits
     L_FIRST,  # NIC: first slot that waits to send data, -1 none
     L_LAST,
     L_BACK,  # the link that runs the other way
@@ -67,9 +67,11 @@ MARKED, TRIMMED, REQUEST, AGAIN, LAST_HOP = 2 ** np.arange(5)  # flags: ECN, cut
     L_DROPS,
     L_GAP,  # ps per byte * 2^20
     L_USED,  # of a switch's first link: bytes in the shared buffer
-    L_RATIO,  # NIC: control packets in a row while data waits
     L_OWN,  # NIC: 1 when it is the turn of its own data, not of what it forwards
-) = _COLUMN[:26]
+    L_PAUSES,  # PFC: times that a class was paused
+    L_HALTED,  # ps with a class paused
+    L_HALTED_AT,
+) = _COLUMN[:28]
 LINK_COLUMNS = 32
 UP, DOWN, HOST = np.arange(3)  # L_STATE: bits of a dead link and of a host's uplink
 
@@ -80,14 +82,16 @@ UP, DOWN, HOST = np.arange(3)  # L_STATE: bits of a dead link and of a host's up
     Q_BYTES,
     Q_DEFICIT,
     Q_HELD,  # PFC: bytes that came by this link and wait downstream; -1 - bytes while it is paused
-) = _COLUMN[:5]
+    Q_TURN,  # of the first class of a level: class of its DWRR round
+) = _COLUMN[:6]
 FIFO_COLUMNS = 8
 
 # Net.rate int64[R, 4]: what a speed means
 T_DATA, T_DATA_RING, T_CTRL, T_CTRL_RING = _COLUMN[:4]  # ps for a full packet and its ring, for a header
 
-# Rows K_CLASS_ROW + c of Net.rate: strict level (0 first) and DWRR quantum in bytes of data class c
-C_LEVEL, C_QUANTUM = _COLUMN[:2]
+# Rows K_CLASS_ROW + c of Net.rate: DWRR quantum in bytes of data class c, first and last class of its strict
+# level; classes are in order of level
+C_QUANTUM, C_FIRST, C_LAST = _COLUMN[:3]
 
 # ---- events ------------------------------------------------------------------------------------------------
 # Rings hold (time, id): the first Net.rings[0] of them arrivals (id: packet), the others ends of
@@ -173,6 +177,7 @@ WAITING, RUNNING, ENDED, DEAD = np.arange(4)
 S_OWN = 32
 # the last of them belong to receivers: when the next CNP may go; number asked for (+ 1) and when (go-back-N)
 S_TOLD_AT, S_WANTED, S_WANTED_AT = _COLUMN[61:64]
+S_STUCK = _COLUMN[60]  # S_GOT when the retransmission timer last fired
 SLOT_COLUMNS = 64
 
 # State.window int64[S, W]: when a packet was last sent; State.mark int32[S, W, 4]

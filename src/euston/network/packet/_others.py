@@ -83,6 +83,8 @@ def lost(net, st, s, now):  # type: ignore[no-untyped-def]
         _dctcp.lost(net.tuning, st.slot, s)
     elif control == SWIFT:
         _swift.lost(net.tuning, st.flow, st.slot, s, False, now)
+    elif control == HPCC:
+        _hpcc.lost(net.tuning, st.flow, st.slot, s, now)
 
 
 @helper
@@ -93,6 +95,8 @@ def timed_out(net, st, s, size, now):  # type: ignore[no-untyped-def]
         _dctcp.timed_out(net.tuning, st.slot, s)
     elif control == SWIFT:
         _swift.lost(net.tuning, st.flow, st.slot, s, True, now)
+    elif control == HPCC:
+        _hpcc.lost(net.tuning, st.flow, st.slot, s, now)
     elif control == NDP:  # no PULL will come for it
         st.slot[s, S_WINDOW] += size
 

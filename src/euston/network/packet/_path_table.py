@@ -8,6 +8,7 @@ fewer values than paths each value of a flow is hashed here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,9 @@ from euston.fabrics import Fabric
 from euston.fabrics.structure import Network
 
 __all__ = ["PathTable", "path_table"]
+
+Numbers = Callable[..., NDArray[np.uint64]]
+"""``Ecmp.choices``: path numbers of flows and their queue pairs, for ``fabric.route``."""
 
 MOST_ROWS = 2**26
 """More paths than this are a memory mistake (about 2 GiB), not a study."""
@@ -69,8 +73,14 @@ def path_table(
     *,
     network: Network = "auto",
     alive: NDArray[np.bool_] | None = None,
+    numbers: Numbers | None = None,
 ) -> PathTable:
     """Paths of flows ``src[i] -> dst[i]`` and back.
+
+    Parameters
+    ----------
+    numbers : callable, optional
+        Path numbers by the switches' own hash; entropy values are queue pairs then.
 
     Raises
     ------
@@ -79,6 +89,8 @@ def path_table(
     ConfigError
         For more paths than memory should hold.
     """
+    if numbers is not None:
+        return _numbered(fabric, src, dst, entropies, numbers, network, alive)
     flows = src.size
     ends = np.int64(fabric.endpoints)
     there, back = src.astype(np.int64) * ends + dst, dst.astype(np.int64) * ends + src
@@ -143,3 +155,32 @@ def path_table(
     closed = np.full((links.shape[0], width), -1, np.int32)
     closed[:, : links.shape[1]] = links
     return PathTable(closed, forward, forward_n, backward, backward_n, hashed)
+
+
+def _numbered(
+    fabric: Fabric,
+    src: NDArray[np.int32],
+    dst: NDArray[np.int32],
+    queue_pairs: int,
+    numbers: Numbers,
+    network: Network,
+    alive: NDArray[np.bool_] | None,
+) -> PathTable:
+    """One path per queue pair of each flow, there and back, by path numbers."""
+    flows = src.size
+    if 2 * flows * queue_pairs > MOST_ROWS:
+        raise ConfigError(
+            f"packet engine: {flows:,} flows of {queue_pairs} queue pairs need more than {MOST_ROWS:,} paths"
+        )
+    pair = np.tile(np.arange(queue_pairs, dtype=np.int32), flows)
+    a, b = np.repeat(src, queue_pairs), np.repeat(dst, queue_pairs)
+    ways = []
+    for s, d in ((a, b), (b, a)):
+        choice = numbers(fabric, s, d, pair, alive=alive)
+        ways.append(fabric.route(s, d, choice, network=network, alive=alive))
+    width = -(-(max(way.shape[1] for way in ways) + 1) // 8) * 8
+    links = np.full((2 * a.size, width), -1, np.int32)
+    for k, way in enumerate(ways):
+        links[k * a.size : (k + 1) * a.size, : way.shape[1]] = way
+    first, number = np.arange(flows, dtype=np.int64) * queue_pairs, np.full(flows, queue_pairs, np.int64)
+    return PathTable(links, first, number, first + a.size, number, np.zeros(flows, np.int64))

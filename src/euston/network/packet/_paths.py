@@ -2,7 +2,8 @@
 
 An entropy value (EV) is what a header offers to the switches' hash. Modes (`balancing.base.PathMode`):
 
-ECMP: one EV per queue pair, each carries an equal part of the message. OBLIVIOUS: a new random order of all
+ECMP: one EV per queue pair, each carries an equal part of the message, in turns (one after the other where
+the receiver takes packets in order only). OBLIVIOUS: a new random order of all
 EVs each round. ROUND_ROBIN: in order from a random start. FLOWLET: a new EV after a silent gap (LetFlow).
 ADAPTIVE: the EV, of two random ones, with the shorter queue behind the first switch. REPS: EVs whose packets
 came back unmarked, each once, else random; frozen after a timeout (arXiv 2407.21625). BITMAP: all in turn,
@@ -17,9 +18,9 @@ import numpy as np
 from euston.network.balancing.base import PathMode
 from euston.network.packet._events import below, helper, inlined, mix
 from euston.network.packet._layout import (
-    K_ENTROPIES, K_GAP, K_HOPS, K_MODE, K_RECYCLE, L_BYTES, N_BACK, N_BACK_N, N_FORWARD, N_FORWARD_N,
-    N_PACKETS, RNG_PATH, RNG_SALT, S_EV, S_EXPLORE, S_FLOW, S_FROZEN, S_LAST_SENT, S_MIX, S_NEXT,
-    S_RECYCLED, S_RECYCLED_AT,
+    K_ENTROPIES, K_GAP, K_HOPS, K_MODE, K_RECEIVER, K_RECYCLE, L_BYTES, N_BACK, N_BACK_N, N_FORWARD,
+    N_FORWARD_N, N_PACKETS, RNG_PATH, RNG_SALT, R_IN_ORDER, S_EV, S_EXPLORE, S_FLOW, S_FROZEN, S_LAST_SENT,
+    S_MIX, S_NEXT, S_RECYCLED, S_RECYCLED_AT,
 )  # fmt: skip
 
 ECMP, OBLIVIOUS, ROUND_ROBIN, FLOWLET, ADAPTIVE, REPS, BITMAP, MIXED = np.array(list(PathMode))
@@ -45,6 +46,8 @@ def path(net, st, flow, ev, back):  # type: ignore[no-untyped-def]
     row = np.int64(ev)
     if n == 1:
         row = np.int64(0)
+    elif n > 0 and net.config[K_MODE] == ROUND_ROBIN:  # one after the other: a hash would meet some twice
+        row = np.int64(ev) % n
     elif n > 0:
         key = (np.uint64(flow) << S20) ^ np.uint64(ev) ^ np.uint64(st.counter[RNG_SALT])
         if back:
@@ -154,7 +157,9 @@ def _other(config, slot, paths, count, packets, s, now):  # type: ignore[no-unty
         if now - slot[s, S_LAST_SENT] > config[K_GAP]:
             slot[s, S_MIX] = below(count, RNG_PATH, n)
         return slot[s, S_MIX]
-    return min(n - 1, slot[s, S_NEXT] * n // packets)
+    if config[K_RECEIVER] & R_IN_ORDER:  # go-back-N must see one path at a time
+        return min(n - 1, slot[s, S_NEXT] * n // packets)
+    return slot[s, S_NEXT] % n
 
 
 @inlined

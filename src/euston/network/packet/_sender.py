@@ -11,11 +11,12 @@ import numpy as np
 
 from euston.network.packet._events import heap_push, helper, inlined
 from euston.network.packet._layout import (
-    AGAIN, DATA, EV_PACE, EV_TIMEOUT, FLYING, F_AGAIN, G_AGAIN, G_DATA, INF, K_MTU, K_NIC_RATIO, K_RTO,
-    K_SENDER, K_WINDOW, LOST, L_FIRST, L_LAST, L_OWN, L_PAUSED, L_RATIO, L_SERVING, M_AGAIN, M_EV, M_STATE,
-    NONE, N_CLASS, N_FIRST, N_LAST, N_PACKETS, P_AUX, P_CLASS, P_EV, P_FLAGS, P_FLOW, P_KIND, P_POS, P_SEQ,
-    P_SIZE, P_SLOT, Q_HEAD, REQUEST, S_AFTER, S_BASE, S_EV_AHEAD, S_FLIGHT, S_FLOW, S_GAP, S_LAST_SENT,
-    S_LOST, S_LOST_FROM, S_NEXT, S_PACE, S_PACE_TIMER, S_QUEUED, S_TIMER, S_WINDOW,
+    AGAIN, C_FIRST, C_LAST, C_QUANTUM, DATA, EV_PACE, EV_TIMEOUT, FLYING, F_AGAIN, G_AGAIN, G_DATA, INF,
+    K_CLASSES, K_CLASS_ROW, K_MTU, K_NIC_RATIO, K_RTO, K_SENDER, K_WINDOW, LOST, L_FIRST, L_LAST, L_OWN,
+    L_PAUSED, L_RATIO, L_SERVING, M_AGAIN, M_EV, M_STATE, NONE, N_CLASS, N_FIRST, N_LAST, N_PACKETS, P_AUX,
+    P_CLASS, P_EV, P_FLAGS, P_FLOW, P_KIND, P_POS, P_SEQ, P_SIZE, P_SLOT, Q_DEFICIT, Q_HEAD, Q_TURN, REQUEST,
+    S_AFTER, S_BASE, S_EV_AHEAD, S_FLIGHT, S_FLOW, S_GAP, S_LAST_SENT, S_LOST, S_LOST_FROM, S_NEXT, S_PACE,
+    S_PACE_TIMER, S_QUEUED, S_TIMER, S_WINDOW,
 )  # fmt: skip
 from euston.network.packet._others import sent_one
 from euston.network.packet._paths import THERE, choose, path
@@ -140,7 +141,9 @@ def send(net, st, s, at, now):  # type: ignore[no-untyped-def]
     if net.config[K_SENDER] > 0:
         sent_one(net, st, s, size, now)
     if slot[s, S_GAP] > 0:
-        slot[s, S_PACE] = max(now, slot[s, S_PACE]) + ((size * slot[s, S_GAP]) >> 20)
+        pause = (size * slot[s, S_GAP]) >> 20
+        late = now - slot[s, S_PACE] >= pause  # less is the NIC's other packets' fault, and made up for
+        slot[s, S_PACE] = pause + (now if late else slot[s, S_PACE])
     if slot[s, S_TIMER] == INF:
         set_timer(net, st, s, now)
     transmit(net, st, at, p, now)
@@ -170,9 +173,86 @@ def kick(net, st, s, now):  # type: ignore[no-untyped-def]
             _wait(st, s, at)
 
 
+@helper
+def _first_of(net, st, at, c):  # type: ignore[no-untyped-def]
+    """The first waiting slot of a class that no pause holds back, -1 for none."""
+    if (st.link[at, L_PAUSED] >> c) & 1:
+        return NONE
+    s = st.link[at, L_FIRST]
+    while s >= 0 and st.flow[st.slot[s, S_FLOW], N_CLASS] != c:
+        s = st.slot[s, S_AFTER]
+    return s
+
+
+@helper
+def _whose_turn(net, st, at):  # type: ignore[no-untyped-def]
+    """The waiting slot whose class goes next, by strict level and deficit round robin; -1 for none."""
+    row, first, s = net.config[K_CLASS_ROW], np.int64(2**31), st.link[at, L_FIRST]
+    while s >= 0:
+        c = st.flow[st.slot[s, S_FLOW], N_CLASS]
+        if not (st.link[at, L_PAUSED] >> c) & 1:
+            first = min(first, net.rate[row + c, C_FIRST])
+        s = st.slot[s, S_AFTER]
+    if first == 2**31:
+        return NONE
+    last = net.rate[row + first, C_LAST]
+    turn = max(first, np.int64(st.fifo[at, first, Q_TURN]))
+    while True:
+        s = _first_of(net, st, at, turn)
+        if s < 0:
+            st.fifo[at, turn, Q_DEFICIT] = 0
+        else:
+            size = size_of(net, st, st.slot[s, S_FLOW], next_seq(net, st, s))
+            if size <= st.fifo[at, turn, Q_DEFICIT]:
+                st.fifo[at, turn, Q_DEFICIT] -= size
+                st.fifo[at, first, Q_TURN] = turn
+                return s
+        turn = turn + 1 if turn < last else first
+        if _first_of(net, st, at, turn) >= 0:
+            st.fifo[at, turn, Q_DEFICIT] += net.rate[row + turn, C_QUANTUM]
+
+
+@helper
+def _send_by_class(net, st, at, now):  # type: ignore[no-untyped-def]
+    """As `_send_data` where there are several classes: the NIC shares its link as switches do."""
+    link, slot = st.link, st.slot
+    s, before = link[at, L_FIRST], NONE
+    while s >= 0:  # forget those that cannot send any more
+        after = slot[s, S_AFTER]
+        if may_send(net, st, s, now):
+            before = s
+        else:
+            slot[s, S_QUEUED] = 0
+            if before < 0:
+                link[at, L_FIRST] = after
+            else:
+                slot[before, S_AFTER] = after
+        s = after
+    link[at, L_LAST] = before
+    s = _whose_turn(net, st, at)
+    if s < 0:
+        return NONE
+    here, before = link[at, L_FIRST], NONE
+    while here != s:
+        before, here = here, slot[here, S_AFTER]
+    if before < 0:
+        link[at, L_FIRST] = slot[s, S_AFTER]
+    else:
+        slot[before, S_AFTER] = slot[s, S_AFTER]
+    if link[at, L_LAST] == s:
+        link[at, L_LAST] = before
+    slot[s, S_QUEUED] = 0
+    send(net, st, s, at, now)
+    if st.flow[slot[s, S_FLOW], N_FIRST] >= 0 and may_send(net, st, s, now):
+        _wait(st, s, at)
+    return np.int64(s)
+
+
 @inlined
 def _send_data(net, st, at, now):  # type: ignore[no-untyped-def]
     """The first waiting slot that still may send does; that slot, or -1."""
+    if net.config[K_CLASSES] > 2:
+        return _send_by_class(net, st, at, now)
     link, slot = st.link, st.slot
     kept = NONE  # first of those that a pause holds back
     s = link[at, L_FIRST]

@@ -9,7 +9,7 @@ import numpy as np
 
 from euston.network.packet._events import inlined
 from euston.network.packet._layout import (
-    N_GAP, S_BASE_RTT, S_FLOW, S_GAP, S_MAX_WINDOW, S_OWN, S_TRIES, S_WINDOW,
+    N_GAP, S_BASE_RTT, S_FLOW, S_GAP, S_LAST_SENT, S_MAX_WINDOW, S_OWN, S_PACE, S_TRIES, S_WINDOW,
 )  # fmt: skip
 
 # the slot's own columns: window in bytes x 2^10, round trip of the last sample and time of the last cut, ps
@@ -38,14 +38,18 @@ def _set(tuning, flow, slot, s, packets):  # type: ignore[no-untyped-def]
     slot[s, S_GAP] = given
     if packets < 1.0:
         slot[s, S_GAP] = max(given, np.int64(slot[s, RTT] / (packets * mtu) * 2.0**20))
+    # a pause that has begun ends earlier when the window has grown
+    slot[s, S_PACE] = min(slot[s, S_PACE], slot[s, S_LAST_SENT] + np.int64(mtu * slot[s, S_GAP] * 2.0**-20))
 
 
 @inlined
 def acked(tuning, flow, slot, s, got, delay, now):  # type: ignore[no-untyped-def]
     """An ACK for ``got`` wire bytes that took ``delay`` ps longer than an idle network would have."""
-    if delay < 0:
-        return
     packets, base = slot[s, WINDOW] / (FINE * tuning[U_MTU]), slot[s, S_BASE_RTT]
+    if delay < 0:
+        if got > 0 and packets < 1.0:  # of a packet sent several times: that it arrives says enough
+            _set(tuning, flow, slot, s, packets + tuning[U_ADD] * got / tuning[U_MTU])
+        return
     rtt = np.float64(base + delay)
     slot[s, RTT] = base + delay
     more = tuning[U_ALPHA] / np.sqrt(packets) + tuning[U_BETA]

@@ -13,12 +13,12 @@ import numpy as np
 
 from euston.network.packet._events import draw, heap_push, helper, inlined, ring_push, uniform
 from euston.network.packet._layout import (
-    C_LEVEL, C_QUANTUM, DOWN, EV_ARRIVE, EV_PAUSE, EV_RESUME, EV_SENT, G_DELIVERED, G_DROPPED, G_FREE,
+    C_FIRST, C_LAST, C_QUANTUM, DOWN, EV_ARRIVE, EV_PAUSE, EV_RESUME, EV_SENT, G_DELIVERED, G_DROPPED, G_FREE,
     G_FREE_N, G_MADE, G_MARKED, G_PAUSES, G_TRIMMED, HOST, K_ALPHA, K_CLASSES, K_CLASS_ROW, K_CONTROL_LIMIT,
     K_HEADER, K_MARK_MOST, K_MTU, K_REPORT, K_SHARED, K_TRIM, K_XOFF, K_XON, LAST_HOP, L_AREA, L_BACK,
     L_BYTES, L_DROPS, L_GAP, L_HIGH, L_LATENCY, L_LIMIT, L_LOW, L_MARKS, L_MOST, L_OWNER, L_PAUSED, L_RATE,
-    L_SENT, L_SERVING, L_SINCE, L_STATE, L_TRIMS, L_TURN, L_USED, L_WAY, MARKED, NONE, PACKET_COLUMNS, P_AUX,
-    P_CLASS, P_FLAGS, P_NEXT, P_POS, P_SIZE, Q_BYTES, Q_DEFICIT, Q_HEAD, Q_HELD, Q_TAIL, REPORT_COLUMNS,
+    L_SENT, L_SERVING, L_SINCE, L_STATE, L_TRIMS, L_USED, L_WAY, MARKED, NONE, PACKET_COLUMNS, P_AUX, P_CLASS,
+    P_FLAGS, P_NEXT, P_POS, P_SIZE, Q_BYTES, Q_DEFICIT, Q_HEAD, Q_HELD, Q_TAIL, Q_TURN, REPORT_COLUMNS,
     RNG_MARK, RNG_TRIM, TRIMMED, T_CTRL, T_CTRL_RING, T_DATA, T_DATA_RING, V_LINK, V_QUEUE, V_SENT, V_TIME,
 )  # fmt: skip
 
@@ -112,25 +112,24 @@ def next_data(net, st, at):  # type: ignore[no-untyped-def]
     classes, paused = net.config[K_CLASSES], st.link[at, L_PAUSED]
     if classes == 2:
         return ONE if st.fifo[at, 1, Q_HEAD] >= 0 and paused == 0 else NONE
-    row, level = net.config[K_CLASS_ROW], np.int64(2**31)
-    for c in range(1, classes):
-        if st.fifo[at, c, Q_HEAD] >= 0 and not (paused >> c) & 1:
-            level = min(level, net.rate[row + c, C_LEVEL])
-    if level == 2**31:
+    row, first = net.config[K_CLASS_ROW], NONE
+    for c in range(1, classes):  # in order of level
+        if first < 0 and st.fifo[at, c, Q_HEAD] >= 0 and not (paused >> c) & 1:
+            first = net.rate[row + c, C_FIRST]
+    if first < 0:
         return NONE
-    turn = np.int64(st.link[at, L_TURN])
+    last = net.rate[row + first, C_LAST]
+    turn = max(first, np.int64(st.fifo[at, first, Q_TURN]))
     while True:
-        if net.rate[row + turn, C_LEVEL] == level and not (paused >> turn) & 1:
-            head = st.fifo[at, turn, Q_HEAD]
-            if head < 0:
-                st.fifo[at, turn, Q_DEFICIT] = 0
-            elif st.packet[head, P_SIZE] <= st.fifo[at, turn, Q_DEFICIT]:
-                st.fifo[at, turn, Q_DEFICIT] -= st.packet[head, P_SIZE]
-                st.link[at, L_TURN] = turn
-                return turn
-        turn = turn + ONE if turn + 1 < classes else ONE
-        waits = st.fifo[at, turn, Q_HEAD] >= 0 and not (paused >> turn) & 1
-        if waits and net.rate[row + turn, C_LEVEL] == level:
+        head, free = st.fifo[at, turn, Q_HEAD], not (paused >> turn) & 1
+        if head < 0:
+            st.fifo[at, turn, Q_DEFICIT] = 0
+        elif free and st.packet[head, P_SIZE] <= st.fifo[at, turn, Q_DEFICIT]:
+            st.fifo[at, turn, Q_DEFICIT] -= st.packet[head, P_SIZE]
+            st.fifo[at, first, Q_TURN] = turn
+            return turn
+        turn = turn + ONE if turn < last else first
+        if st.fifo[at, turn, Q_HEAD] >= 0 and not (paused >> turn) & 1:
             st.fifo[at, turn, Q_DEFICIT] += net.rate[row + turn, C_QUANTUM]
 
 
@@ -140,6 +139,19 @@ def resume(net, st, at, now):  # type: ignore[no-untyped-def]
     c = ZERO if st.fifo[at, 0, Q_HEAD] >= 0 else next_data(net, st, at)
     if c >= 0:
         transmit(net, st, at, pop(st.packet, st.fifo, at, c), now)
+
+
+@helper
+def _overflows(net, st, p, c, size):  # type: ignore[no-untyped-def]
+    """PFC: whether a packet finds no room left behind the link that it came by."""
+    pos = st.packet[p, P_POS]
+    if pos == 0 or net.hop[pos - 1] < 0:
+        return False
+    came = net.hop[pos - 1]
+    held = st.fifo[came, c, Q_HELD]
+    if held < 0:
+        held = -1 - held
+    return held + size > st.link[came, L_LIMIT]
 
 
 @helper
@@ -224,12 +236,16 @@ def enqueue(net, st, at, p, now):  # type: ignore[no-untyped-def]
         return
     c, size = st.packet[p, P_CLASS], np.int64(st.packet[p, P_SIZE])
     if c > 0:
-        limit = st.link[at, L_LIMIT]
         owner = st.link[at, L_OWNER]
-        if net.config[K_SHARED] > 0:
-            free = net.config[K_SHARED] - st.link[owner, L_USED]
-            limit = min(free, (free * net.config[K_ALPHA]) >> 10)
-        if st.fifo[at, c, Q_BYTES] + size > limit:
+        if net.config[K_XOFF] > 0:
+            full = _overflows(net, st, p, c, size)
+        else:
+            limit = st.link[at, L_LIMIT]
+            if net.config[K_SHARED] > 0:
+                free = net.config[K_SHARED] - st.link[owner, L_USED]
+                limit = min(free, (free * net.config[K_ALPHA]) >> 10)
+            full = st.fifo[at, c, Q_BYTES] + size > limit
+        if full:
             p = _refuse(net, st, at, p)
             if p < 0:
                 return

@@ -18,6 +18,7 @@ from euston.network.flows import FlowResult, Flows
 from euston.network.packet import _build, _kernel
 from euston.network.packet import _layout as y
 from euston.network.packet._extras import closings, missing
+from euston.network.packet._lossless import check_deadlock
 from euston.network.packet._path_table import path_table
 from euston.network.packet.settings import Fault, PacketSettings
 from euston.network.transport.base import Transport
@@ -88,7 +89,12 @@ class PacketEngine:
             raise ConfigError(
                 f"packet engine: `notify` and `held` need one value for each of {none.size} flows"
             )
-        self._plan, table = _build.plan(flows, fabric, self.transport, self.choice, self.settings, seed)
+        # ECMP with a hash of its own (and its own polarisation) says which paths those are
+        hashes = self.choice.mode == PathMode.ECMP
+        self._numbers = getattr(balancing, "choices", None) if hashes else None
+        self._plan, table = _build.plan(
+            flows, fabric, self.transport, self.choice, self.settings, seed, self._numbers
+        )
         self._net, self._state, self._rings = _build.build(
             flows, fabric, self.transport, self.settings, self._plan, table, told, self._held
         )
@@ -164,6 +170,8 @@ class PacketEngine:
                 elif stop < until and self._running():
                     self._apply(self._faults.pop(0))
                 else:
+                    if why == y.DONE_ALL and self._net.config[y.K_XOFF] > 0 and self.in_flight():
+                        check_deadlock(self._net, self._state, self.fabric)
                     return np.zeros(0, np.int32)
         finally:
             self._wall += clock.perf_counter() - begun
@@ -197,8 +205,10 @@ class PacketEngine:
         limit = state.link[:, y.L_LIMIT].copy()
         state.link[:, y.L_RATE] = row
         _build.capacities(state.link, present, self._plan)
-        if net.config[y.K_XOFF] > 0 or self.settings.queue is None:
-            keep = (limit >= 2**61) | (self.fabric.buffer_bytes > 0)
+        if net.config[y.K_XOFF] > 0:
+            state.link[:, y.L_LIMIT] = limit
+        elif self.settings.queue is None:
+            keep = self.fabric.buffer_bytes > 0
             state.link[keep, y.L_LIMIT] = limit[keep]
         state.link[:, y.L_STATE] = np.where(
             alive, state.link[:, y.L_STATE] & ~y.DOWN, state.link[:, y.L_STATE] | y.DOWN
@@ -220,6 +230,10 @@ class PacketEngine:
         src, dst = self.flows.src[open_], self.flows.dst[open_]
         reached = self._reached(src, dst, alive) & self._reached(dst, src, alive)
         open_, src, dst = open_[reached], src[reached], dst[reached]
+        if self._numbers is not None and reached.all():  # its hash may count all flows between two endpoints
+            everyone = self._reached(self.flows.src, self.flows.dst, alive)
+            if everyone.all() and self._reached(self.flows.dst, self.flows.src, alive).all():
+                open_, src, dst = np.arange(len(self.flows)), self.flows.src, self.flows.dst
         if open_.size == 0:
             return
         table = path_table(
@@ -230,6 +244,7 @@ class PacketEngine:
             self.seed,
             network=self.settings.network,
             alive=alive,
+            numbers=self._numbers,
         )
         width = int(net.config[y.K_HOPS])
         if table.links.shape[1] > width:
@@ -336,6 +351,7 @@ class PacketEngine:
         state, now = self._state, int(self._state.counter[y.G_NOW])
         used = np.flatnonzero(state.link[:, y.L_SENT] > 0)
         link = state.link[used]
+        halted = link[:, y.L_HALTED] + np.where(link[:, y.L_PAUSED] > 0, now - link[:, y.L_HALTED_AT], 0)
         area = link[:, y.L_AREA] * 1024.0 + link[:, y.L_BYTES] * (now - link[:, y.L_SINCE]).astype(np.float64)
         tables = {
             "queues": pl.DataFrame(
@@ -348,6 +364,8 @@ class PacketEngine:
                     "marks": link[:, y.L_MARKS],
                     "trims": link[:, y.L_TRIMS],
                     "drops": link[:, y.L_DROPS],
+                    "pauses": link[:, y.L_PAUSES],
+                    "paused_s": halted / PS,
                 }
             ),
             "flows": pl.DataFrame(

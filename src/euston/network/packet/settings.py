@@ -51,17 +51,22 @@ class PacketSettings:
     control_queue : float
         Bytes of the queue of control packets, in data queues.
     rto : str or float, optional
-        Retransmission timeout, s; 15 us and the time to drain six queues when left out.
+        Retransmission timeout, s; the transport's when left out, or 15 us and the time to drain six queues
+        (4.2 ms with ``pfc``).
     retries : int
         Timeouts in a row without progress after which a flow is given up.
     ack_ratio : int
         Turns of control packets for one of data when both wait at a NIC.
     shared_buffer : str or float
-        Bytes that all queues of a switch share, 0: every queue has its own.
+        Bytes that all queues of a switch share, 0: every queue has its own. With ``pfc`` it has to hold
+        what every incoming link may bring.
     alpha : float
         Dynamic threshold: a queue may hold ``alpha`` times what is free of the shared buffer.
     pfc : str or float
         Bytes of one incoming link and class that pause it, 0: no pauses.
+    pfc_headroom : str or float, optional
+        Bytes beyond ``pfc`` that a link may still bring until the pause takes effect. What is sent while
+        the pause travels back, and two packets, when left out: nothing is ever lost with that.
     pfc_resume : str or float, optional
         Bytes at which it goes on; two packets less than ``pfc`` when left out.
     queue_weights : mapping of int to float
@@ -87,6 +92,7 @@ class PacketSettings:
     shared_buffer: str | float = 0.0
     alpha: float = 1.0
     pfc: str | float = 0.0
+    pfc_headroom: str | float | None = None
     pfc_resume: str | float | None = None
     queue_weights: Mapping[int, float] = field(default_factory=dict)
     window: float = 8.0
@@ -114,6 +120,8 @@ class PacketSettings:
         need(self._bytes("shared_buffer") >= 0, "shared_buffer", "it must be 0 or more bytes")
         need(0 < self.alpha <= 1024, "alpha", "it must be between 0 and 1024")
         need(self._bytes("pfc") >= 0, "pfc", "it must be 0 or more bytes")
+        if self.pfc_headroom is not None:
+            need(self._bytes("pfc_headroom") >= 0, "pfc_headroom", "it must be 0 or more bytes")
         if self.pfc_resume is not None:
             need(0 <= self._bytes("pfc_resume") <= self._bytes("pfc"), "pfc_resume", "it must be below pfc")
         need(all(w > 0 for w in self.queue_weights.values()), "queue_weights", "weights must be positive")

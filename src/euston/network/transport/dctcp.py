@@ -23,10 +23,12 @@ from euston.units import PositiveDataSize, PositiveDuration
 
 __all__ = ["Dctcp"]
 
-THRESHOLD = 1 / 7
-"""Marking threshold over the bandwidth-delay product (Alizadeh et al. 2010, inequality 13)."""
+THRESHOLD = 1 / 2
+"""Marking threshold over the bandwidth-delay product. 1/7 is enough for windows of many packets (Alizadeh et
+al. 2010, inequality 13); with windows of a few packets 1/7 leaves 9 % of a link empty, 1/2 less than 5 %
+(measured with the packet engine, 2 to 30 flows into one host)."""
 FEWEST = 8
-"""Packets that a threshold is at least: senders emit several packets at once (ibidem, section 3.4)."""
+"""Packets that a threshold is at least: senders emit several at once (ibidem, section 3.4)."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Dctcp:
     gain : float
         Weight of the last window in the estimate of the marked share (RFC 8257: 1/16).
     threshold : size, optional
-        Queue from which switches mark, on a link of the slowest uplink's speed; 1/7 of the bandwidth-delay
+        Queue from which switches mark, on a link of the slowest uplink's speed; half the bandwidth-delay
         product, and 8 packets at least, unless said.
     start_window : int
         First window in packets; 0: the bandwidth-delay product.

@@ -43,7 +43,8 @@ class Hpcc:
     Parameters
     ----------
     mtu, header : int
-        Wire bytes of a full packet and of its header, 42 bytes of telemetry included.
+        Wire bytes of a full packet (1000 of payload, as in the paper: links are shared evenly only where
+        packets are small against the bandwidth-delay product) and of its header, 42 of them telemetry.
     eta : float
         Use of a link to aim at.
     stages : int
@@ -58,7 +59,7 @@ class Hpcc:
         Retransmission timeout, as for ``gbn``.
     """
 
-    mtu: int = 4192
+    mtu: int = 1106
     header: int = 106
     eta: float = 0.95
     stages: int = 5

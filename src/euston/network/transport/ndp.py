@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from euston.errors import ConfigError
 from euston.network.transport.base import (
     NO_MARKS,
     Control,
@@ -63,7 +64,15 @@ class Ndp:
         return Effects(utilisation=self.pull_rate, lag=network.rtt)
 
     def lower(self, network: Network) -> Lowered:
-        """The window in bandwidth-delay products."""
+        """The window in bandwidth-delay products.
+
+        Raises
+        ------
+        ConfigError
+            Where packets are dropped silently: no PULL would ever come for them.
+        """
+        if not network.trimming and not network.pauses:
+            raise ConfigError("`kind`: ndp needs switches that cut packets or pause; set trimming or pfc")
         start = self.start_window * self.mtu / network.bdp if self.start_window else 1.0
         return Lowered(
             Control.NDP,

@@ -29,7 +29,7 @@ class Nscc:
     mtu, header : int
         Wire bytes of a full packet and of its header (4150 and 64 in the reference simulator).
     ack_bytes : int
-        Wire bytes that make the receiver answer.
+        Wire bytes that make the receiver answer; every packet does where switches pause.
     target_delay : str or float, optional
         Queueing delay to aim at, s; 0.75 round trips with trimming, 1 without, when left out.
     window_factor : float
@@ -105,4 +105,7 @@ class Nscc:
             4.0 * target,
         )
         largest = max(self.window_factor * network.bdp, self.start_window * self.mtu)
-        return Lowered(Control.NSCC, tuning, largest, self.ack_bytes)
+        # A window may shrink below what the receiver has not yet acknowledged: then only the timer goes on,
+        # and that is a long one where links pause.
+        ack_bytes = min(self.ack_bytes, self.mtu) if network.pauses else self.ack_bytes
+        return Lowered(Control.NSCC, tuning, largest, ack_bytes)
