@@ -338,7 +338,8 @@ def all_to_all() -> Outcome:
 def step() -> Outcome:
     """Reading the scenario, building the site and the program, lowering, running."""
     from euston import scenario
-    from euston.assemble import device, prepare
+    from euston.assemble import device
+    from euston.runs.training import prepare
     from euston.training import run_iteration
 
     s = scenario.load(DEMO)

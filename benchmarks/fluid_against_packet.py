@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from euston import scenario
-from euston.simulate import compare_traffic
+from euston.runs.traffic import compare_traffic
 
 FABRICS: dict[str, dict[str, Any]] = {
     "dragonfly, 72 hosts": {"kind": "dragonfly", "a": 4, "p": 2, "h": 2, "nic": "200 Gb/s"},

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 
 from euston import scenario as sc
-from euston.assemble import PreparedTraffic, prepare, prepare_traffic
 from euston.errors import BadInput, ConfigError, RouteError, SimulationError
 from euston.network.balancing.ecmp import Ecmp
 from euston.network.faults import LinkFault
 from euston.network.transport.nscc import Nscc
+from euston.runs import runner
+from euston.runs.traffic import PreparedTraffic, compare_traffic, simulate_traffic
+from euston.runs.traffic import prepare as prepare_traffic
 from euston.scenario import dump, loads
-from euston.simulate import compare_traffic, simulate, simulate_traffic
+from euston.simulate import simulate
 from euston.traffic.matrices import matrix
 from euston.traffic.run import framing, packet_faults, run_flows
 
@@ -332,7 +334,7 @@ def test_traffic_beside_training_and_a_site_without_accelerator() -> None:
     both = sc.from_data(data(site, training, traffic))
     assert not both.is_traffic
     with pytest.raises(ConfigError, match=r"`jobs\[1\].kind`: traffic beside training"):
-        prepare(both)
+        runner(both)
     bare = {key: value for key, value in site.items() if key != "accelerator"}
     with pytest.raises(ConfigError, match=r"`sites\[0\].accelerator`: is missing"):
         sc.from_data(data(bare, training))

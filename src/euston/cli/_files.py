@@ -21,9 +21,9 @@ def validate(
 ) -> None:
     """Check scenarios without running them; every problem comes with its line."""
     from euston import scenario as scenarios
-    from euston.assemble import prepare, prepare_traffic
     from euston.cli._app import report
     from euston.errors import BadInput
+    from euston.runs import runner
 
     use_catalog(catalog)
     found: dict[str, list[str]] = {}
@@ -36,7 +36,7 @@ def validate(
             report(error)
             continue
         try:
-            prepare_traffic(scenario) if scenario.is_traffic else prepare(scenario)
+            runner(scenario).prepare(scenario)
         except BadInput as error:
             placed = scenarios.with_place(scenario, error)
             found[str(file)] = [str(placed)]

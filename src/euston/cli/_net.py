@@ -59,7 +59,7 @@ def run(
     """Run the flows of a scenario; print completion times, slowdowns, queues and the load of links."""
 
     def act(scenario: Scenario, tell: Callable[[str], None]) -> Result:
-        from euston.simulate import simulate_traffic
+        from euston.runs.traffic import simulate_traffic
 
         chosen = None if network is None else network.value
         return simulate_traffic(scenario, network=chosen, seed=seed, progress=tell)
@@ -80,7 +80,7 @@ def compare(
     """Run the flows of a scenario on both engines; print where they differ, and by how much."""
 
     def act(scenario: Scenario, tell: Callable[[str], None]) -> Result:
-        from euston.simulate import compare_traffic
+        from euston.runs.traffic import compare_traffic
 
         return compare_traffic(scenario, seed=seed, progress=tell)
 
@@ -173,8 +173,8 @@ def export(
     There every pair of endpoints has one path, the first of the fabric.
     """
     from euston import scenario as scenarios
-    from euston.assemble import prepare_traffic
     from euston.errors import EustonError
+    from euston.runs.traffic import prepare
     from euston.traffic.io import write_flows
     from euston.traffic.simgrid import write_simgrid
 
@@ -183,7 +183,7 @@ def export(
     if seed is not None:
         scenario = scenario.model_copy(update={"run": scenario.run.model_copy(update={"seed": seed})})
     try:
-        ready = prepare_traffic(scenario)
+        ready = prepare(scenario)
         flows = ready.flows.traffic.flows
         if to.suffix:
             options: dict[str, Any] = {"nodes": ready.fabric.endpoints} if to.suffix == ".cm" else {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, SerializationInfo, Tag, field_serializer, model_validator
 
@@ -10,10 +11,14 @@ from euston.errors import UnitError, unknown
 from euston.scenario._base import FROM_FILE, Count, Flag, Number, Section, Text, Whole, refuse
 from euston.units import exact_text, parse
 
+if TYPE_CHECKING:
+    from euston.scenario.model import Scenario
+    from euston.scenario.sites import SiteSection
+
 SHARDINGS = ("none", "zero1", "zero2", "zero3")
 
 JOB_KINDS = ("training", "traffic")
-"""Kinds of jobs this version knows."""
+"""Kinds of jobs; `euston.scenario.model` has their sections, `euston.runs` runs them."""
 
 QUANTITIES: dict[str, str] = {
     "step_time": "duration",
@@ -173,10 +178,46 @@ class AssumptionSection(Section):
     )
 
 
-class TrainingSection(Section):
-    """A training job."""
+class JobBase(Section):
+    """What every kind of job says; a kind adds its own keys and overrides the methods."""
+
+    shares_hosts: ClassVar[bool] = False
+    """Whether other jobs may sit on the same hosts."""
 
     name: Text = Field(description="What reports call it.")
+    kind: str
+    placement: PlacementSection = Field(default_factory=PlacementSection)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_kind(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("kind", ""), str):
+            if "kind" not in data:
+                raise refuse(f"is missing; the kinds are {', '.join(JOB_KINDS)}", "kind")
+            if data["kind"] not in JOB_KINDS:
+                raise refuse(unknown("job kind", data["kind"], JOB_KINDS), "kind")
+        return data
+
+    def accelerators(self, site: SiteSection) -> int:
+        """Accelerators of its site that the job occupies."""
+        raise TypeError(f"{type(self).__name__} does not say what it occupies")
+
+    def hosts(self, site: SiteSection, first: int) -> tuple[int, ...]:
+        """Hosts of its site in rank order; ``first`` is the first that no earlier job has."""
+        placement = self.placement
+        if placement.hosts is not None:
+            return placement.hosts
+        begin = first if placement.first_host is None else placement.first_host
+        return tuple(range(begin, begin + -(-self.accelerators(site) // site.accelerators_per_host)))
+
+    def problems(self, scenario: Scenario, index: int) -> Iterator[str]:
+        """What is wrong with the job beyond its own keys; the place in the file comes first."""
+        yield from ()
+
+
+class TrainingSection(JobBase):
+    """A training job."""
+
     kind: Literal["training"] = Field(description="training")
     model: Model = Field(description="A model of the catalogue, a shape, or {hf_config: path}.")
     parallel: ParallelSection = Field(default_factory=ParallelSection)
@@ -194,7 +235,6 @@ class TrainingSection(Section):
         default=None, description="A profile of the catalogue; `euston catalog list software`."
     )
     overrides: dict[str, Any] = Field(default_factory=dict, description="Software settings of one's own.")
-    placement: PlacementSection = Field(default_factory=PlacementSection)
     stages: tuple[Whole, ...] | None = Field(
         default=None, min_length=1, description="Layers of every virtual stage in the model's order."
     )
@@ -206,12 +246,12 @@ class TrainingSection(Section):
         """The schedule, with the default filled in."""
         return self.schedule or ("1f1b" if self.parallel.virtual == 1 else "interleaved")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _known_kind(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("kind", ""), str):
-            if "kind" not in data:
-                raise refuse(f"is missing; the kinds are {', '.join(JOB_KINDS)}", "kind")
-            if data["kind"] not in JOB_KINDS:
-                raise refuse(unknown("job kind", data["kind"], JOB_KINDS), "kind")
-        return data
+    def accelerators(self, site: SiteSection) -> int:
+        """All ranks, one each."""
+        return self.parallel.world
+
+    def problems(self, scenario: Scenario, index: int) -> Iterator[str]:
+        """Models, layouts and assumptions that do not fit."""
+        from euston.scenario._training import problems
+
+        return problems(self, scenario, index)

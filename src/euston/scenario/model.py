@@ -11,7 +11,7 @@ from euston.scenario._base import Duration, Flag, Number, PositiveDuration, Sect
 from euston.scenario._yaml import Document
 from euston.scenario.allocation import AllocationSection
 from euston.scenario.engines import FluidSection, PacketSection
-from euston.scenario.jobs import TrainingSection
+from euston.scenario.jobs import JOB_KINDS, TrainingSection
 from euston.scenario.policies import BalancingSection, TransportSection
 from euston.scenario.sites import SiteSection
 from euston.scenario.traffic import TrafficSection
@@ -19,7 +19,7 @@ from euston.scenario.traffic import TrafficSection
 
 def _job_form(value: Any) -> str:
     kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-    return "~traffic" if kind == "traffic" else "~training"
+    return f"~{kind}" if kind in JOB_KINDS else "~training"
 
 
 JobSection = Annotated[
@@ -157,23 +157,13 @@ class Scenario(Section):
         """Hosts of the job's site that job number `job` occupies, in rank order.
 
         A job without `first_host` or `hosts` takes the hosts of its site after those of the jobs before it;
-        traffic takes all hosts of its site.
+        jobs that share hosts, as traffic does, start from the first.
         """
         section = self.jobs[job]
-        placement = section.placement
-        if placement.hosts is not None:
-            return placement.hosts
-        site = self.site(placement.site)
-        if isinstance(section, TrafficSection):
-            begin = placement.first_host or 0
-            count = section.placement.count
-            return tuple(range(begin, site.hosts if count is None else begin + count))
-        needed = -(-section.parallel.world // site.accelerators_per_host)
-        first = placement.first_host
-        if first is None:
-            first = 0
-            for index in range(job):
-                same = self.site(self.jobs[index].placement.site).name == site.name
-                if same and isinstance(self.jobs[index], TrainingSection):
+        site = self.site(section.placement.site)
+        first = 0
+        if not section.shares_hosts and section.placement.first_host is None:
+            for index, earlier in enumerate(self.jobs[:job]):
+                if self.site(earlier.placement.site).name == site.name and not earlier.shares_hosts:
                     first = max(first, max(self.hosts_of(index)) + 1)
-        return tuple(range(first, first + needed))
+        return section.hosts(site, first)

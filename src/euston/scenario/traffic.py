@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from euston.errors import BadInput, nearest, unknown
+from euston.errors import BadInput, at, nearest, unknown
 from euston.scenario._base import (
     FROM_FILE,
     Count,
@@ -30,13 +30,17 @@ from euston.scenario._base import (
     Whole,
     refuse,
 )
-from euston.scenario.jobs import PlacementSection
+from euston.scenario.jobs import JobBase, PlacementSection
 from euston.traffic.algorithms import ALGORITHMS
 from euston.traffic.arrivals import ARRIVALS
 from euston.traffic.cdf import PUBLISHED
 from euston.traffic.io import FORMATS
 from euston.traffic.matrices import MATRICES
 from euston.traffic.sizes import size_distribution
+
+if TYPE_CHECKING:
+    from euston.scenario.model import Scenario
+    from euston.scenario.sites import SiteSection
 
 __all__ = [
     "CollectiveFlows",
@@ -273,10 +277,11 @@ class TrafficPlacementSection(PlacementSection):
         return self
 
 
-class TrafficSection(Section):
+class TrafficSection(JobBase):
     """Flows between the accelerators of some hosts: a study of the network by itself."""
 
-    name: Text = Field(description="What reports call it.")
+    shares_hosts: ClassVar[bool] = True
+
     kind: Literal["traffic"] = Field(description="traffic")
     flows: FlowsForm = Field(description="Which flows: {pattern: ...}, {collective: ...}, {file: ...}, ...")
     start: Duration = Field(default=0.0, description="When the job begins.")
@@ -287,3 +292,22 @@ class TrafficSection(Section):
     priority: Byte | None = Field(default=None, description="Strict level of every flow, 0 first.")
     rate_cap: PositiveBandwidth | None = Field(default=None, description="Rate of a flow at most.")
     placement: TrafficPlacementSection = Field(default_factory=TrafficPlacementSection)
+
+    def accelerators(self, site: SiteSection) -> int:
+        """Those of its hosts."""
+        return len(self.hosts(site, 0)) * site.accelerators_per_host
+
+    def hosts(self, site: SiteSection, first: int) -> tuple[int, ...]:
+        """All hosts of the site unless said: traffic shares them."""
+        placement = self.placement
+        if placement.hosts is not None:
+            return placement.hosts
+        begin = placement.first_host or 0
+        return tuple(range(begin, site.hosts if placement.count is None else begin + placement.count))
+
+    def problems(self, scenario: Scenario, index: int) -> Iterator[str]:
+        """Flows need two accelerators."""
+        site = scenario.site(self.placement.site)
+        hosts = self.hosts(site, 0)
+        if hosts and max(hosts) < site.hosts and len(hosts) * site.accelerators_per_host < 2:
+            yield at(f"jobs[{index}].placement", "has one accelerator; traffic needs 2 or more")

@@ -1,0 +1,235 @@
+"""Runs of training jobs: what `simulate` does with a scenario of `kind: training`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import polars as pl
+
+from euston.assemble import conditions, device, site
+from euston.cluster import Placement, Site, place
+from euston.errors import ConfigError, at
+from euston.result import Result
+from euston.scenario import Scenario, build
+from euston.scenario.jobs import TrainingSection
+from euston.scenario.sites import SiteSection
+from euston.training import (
+    Conditions,
+    Iteration,
+    TrainingJob,
+    Wiring,
+    job_result,
+    job_scalars,
+    require_fit,
+    run_iteration,
+)
+
+__all__ = ["Prepared", "prepare", "run"]
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run needs; nothing in it can be wrong any more."""
+
+    scenario: Scenario
+    site: Site
+    section: SiteSection
+    jobs: tuple[tuple[TrainingJob, Placement], ...]
+    conditions: Conditions
+
+
+def prepare(s: Scenario) -> Prepared:
+    """Build and check everything that a run of ``s`` needs.
+
+    Raises
+    ------
+    BadInput
+        With the place in the scenario: what this version does not simulate, layouts that do not divide, hosts
+        or links that do not exist, memory that does not suffice (unless ``run.memory: report``).
+    """
+    _supported(s)
+    home = s.site(s.jobs[0].placement.site)
+    here = site(s, home, f"sites[{s.sites.index(home)}]")
+    jobs = []
+    for i in range(len(s.jobs)):
+        job = build.training_job(s, i)
+        job.check(where=f"jobs[{i}]")
+        placement = place(job.parallel, here, hosts=s.hosts_of(i), where=f"jobs[{i}].placement")
+        if s.run.memory == "refuse":
+            require_fit(job, here.accelerator, where=f"jobs[{i}]")
+        jobs.append((job, placement))
+    return Prepared(s, here, home, tuple(jobs), conditions(s, here))
+
+
+def _supported(s: Scenario) -> None:
+    if s.run.network in ("packet", "emulate"):
+        raise ConfigError(
+            at("run.network", f"{s.run.network} is not in this version for training; use fluid or none")
+        )
+    if s.policies.allocation.kind != "max_min":
+        raise ConfigError(
+            at(
+                "policies.allocation",
+                f"{s.policies.allocation.kind} holds for traffic jobs (`euston net run`) in this version; "
+                "training jobs share links by max_min",
+            )
+        )
+    if s.run.compute == "analytic":
+        raise ConfigError(at("run.compute", "analytic is not in this version; use des"))
+    names = {s.site(job.placement.site).name for job in s.jobs}
+    if len(names) > 1:
+        raise ConfigError(
+            at("jobs", f"jobs on {len(names)} sites in one run are not in this version; use one site")
+        )
+    for i in range(len(s.jobs)):
+        for key in ("context", "expert"):
+            if getattr(s.training(i).parallel, key) > 1:
+                raise ConfigError(
+                    at(
+                        f"jobs[{i}].parallel.{key}",
+                        f"{key} parallelism is not simulated in this version; use 1",
+                    )
+                )
+
+
+def run(s: Scenario, tell: Progress) -> Result:
+    """Execute one step of every training job of a scenario.
+
+    Returns
+    -------
+    Result
+        Scalars (SI), tables and the timeline of the first job. Further jobs run beside it and stand in the
+        table ``jobs``.
+    """
+    tell("building the site and its jobs")
+    ready = prepare(s)
+    tell(f"executing {', '.join(job.name for job, _ in ready.jobs)}")
+    iteration = _iteration(ready, None)
+    result = job_result(iteration, 0, ready.site)
+    _add_facts(result, ready)
+    _add_money(result, ready)
+    _add_tables(result, iteration, ready)
+    spread = [*_alternatives(ready, result, iteration.wiring, tell)]
+    if spread:
+        keys = ("step_time", "tflops_per_accelerator", "mfu", "bubble_fraction", "memory_peak")
+        result.tables["sweep"] = pl.DataFrame(
+            [
+                {"virtual": v, **{k: found[k] for k in keys}, "fits": bool(found["memory_fits"])}
+                for v, found in spread
+            ]
+        )
+    return result
+
+
+def _iteration(ready: Prepared, wiring: Wiring | None) -> Iteration:
+    devices = [device(ready.site.accelerator, job) for job, _ in ready.jobs]
+    return run_iteration(ready.jobs, ready.site, devices, ready.conditions, wiring=wiring)
+
+
+def _add_facts(result: Result, ready: Prepared) -> None:
+    """What a saved result must remember about where it came from."""
+    s, site = ready.scenario, ready.site
+    section = s.training(0)
+    result.meta |= {
+        "scenario": s.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "name": s.name,
+        "title": s.title or s.name,
+        "seed": s.run.seed,
+        "fidelity": {"compute": s.run.compute, "network": s.run.network},
+        "folded": s.run.folding,
+        "catalog": {
+            "accelerator": site.accelerator.name,
+            "fabric": site.fabric.name,
+            "software": section.software,
+        },
+        "site": site.describe(),
+    }
+    stated = [
+        {
+            "where": f"jobs[0].{a.field}",
+            "value": str(_lookup(section, a.field)),
+            "why": a.why,
+            "source": "the scenario file",
+            "kind": "assumed",
+        }
+        for a in section.assumptions
+    ]
+    result.meta["assumptions"] = stated + result.meta["assumptions"]
+
+
+def _lookup(section: TrainingSection, path: str) -> Any:
+    value: Any = section
+    for key in path.split("."):
+        value = getattr(value, {"global": "global_batch"}.get(key, key), None)
+    return value
+
+
+def _add_money(result: Result, ready: Prepared) -> None:
+    """Host power, PUE and prices of the site's section, where it gives them."""
+    section, step = ready.section, result.scalars["step_time"]
+    accelerators = result.scalars["accelerators"]
+    if section.power is not None:
+        hosts = accelerators / section.accelerators_per_host
+        drawn = result.scalars["energy"] + (section.power.host or 0.0) * hosts * step
+        result.scalars["facility_energy"] = drawn * (section.power.pue or 1.0)
+        result.units["facility_energy"] = "J"
+        if section.power.price is not None:
+            result.scalars["energy_cost"] = result.scalars["facility_energy"] * section.power.price
+            result.units["energy_cost"] = "USD"
+    if section.price is not None:
+        result.scalars["accelerator_cost"] = section.price * accelerators * step
+        result.units["accelerator_cost"] = "USD"
+
+
+def _add_tables(result: Result, iteration: Iteration, ready: Prepared) -> None:
+    """Assumptions, published figures beside ours, the other jobs, links that carried nothing."""
+    result.tables["assumptions"] = pl.DataFrame(result.meta["assumptions"])
+    rows = [
+        {
+            "quantity": r.quantity,
+            "published": float(r.value),
+            "ours": result.scalars[r.quantity],
+            "error": result.scalars[r.quantity] / float(r.value) - 1,
+            "source": r.source,
+        }
+        for r in ready.scenario.training(0).reference
+        if r.quantity in result.scalars
+    ]
+    if rows:
+        result.tables["reference"] = pl.DataFrame(rows)
+    if len(ready.jobs) > 1:
+        keys = ("step_time", "mfu", "tflops_per_accelerator", "exposed_communication_fraction")
+        found = [job_scalars(iteration, i, ready.site) for i in range(len(ready.jobs))]
+        result.tables["jobs"] = pl.DataFrame(
+            [
+                {"job": job.name, **{k: scalars[k] for k in keys}}
+                for (job, _), scalars in zip(ready.jobs, found, strict=True)
+            ]
+        )
+    idle = result.tables["links"].filter(pl.col("idle_links") > 0)
+    if idle.height:
+        result.tables["unused_links"] = idle.select("tier", pl.col("idle_links").alias("links"))
+
+
+def _alternatives(
+    ready: Prepared, result: Result, wiring: Wiring, tell: Progress
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """The first job again with other virtual stages, when the file calls their number an assumption."""
+    s = ready.scenario
+    section = s.training(0)
+    given = [a for a in section.assumptions if a.field == "parallel.virtual" and a.alternatives]
+    for virtual in given[0].alternatives if given else ():
+        if virtual == section.parallel.virtual:
+            yield virtual, result.scalars
+            continue
+        tell(f"again with {virtual} virtual stages")
+        parallel = section.parallel.model_copy(update={"virtual": virtual})
+        changed = section.model_copy(update={"parallel": parallel, "schedule": None})
+        job = build.training_job(s.model_copy(update={"jobs": (changed, *s.jobs[1:])}), 0)
+        job.check(where="jobs[0]")
+        other = replace(ready, jobs=((job, ready.jobs[0][1]), *ready.jobs[1:]))
+        yield virtual, job_scalars(_iteration(other, wiring), 0, ready.site)
