@@ -13,6 +13,7 @@ from euston.cli._out import (
     Json,
     Quiet,
     Seed,
+    clean,
     console,
     progress,
     put,
@@ -100,6 +101,8 @@ def _print(outcome: dict[str, Any]) -> None:
         overall += [[f"{dimension}: {group}", *_scores(scores)] for group, scores in groups.items()]
     heads = ["", "rows", "covered", "MAPE", "median", "90th", "bias"]
     table(heads, overall, right=tuple(range(1, len(heads))))
+    for remark in summary.get("remarks") or ():
+        console().print(clean(str(remark)))
 
 
 def _scores(scores: dict[str, Any]) -> list[str]:

@@ -18,7 +18,11 @@ __all__ = ["Row", "Study", "describe", "names", "nearest_rank", "report", "run",
 
 _STUDIES = Registry(
     "studies",
-    {"training": "euston.studies.training:STUDY", "network": "euston.studies.network:STUDY"},
+    {
+        "training": "euston.studies.training:STUDY",
+        "network": "euston.studies.network:STUDY",
+        "lossy": "euston.studies.lossy:STUDY",
+    },
     kind="reproduction",
 )
 
