@@ -65,7 +65,8 @@ class Advice:
         One row per codec, fastest first: ``codec, way, bytes_up, bytes_down`` (on the wire, per worker),
         ``ratio`` (of plain), ``network_s, codec_s, seconds, speedup`` (over plain), ``vnmse`` (a bound on
         the mean's error relative to its parts), ``pays_below`` (bandwidth in bytes/s below which it beats
-        plain; 0 never) and ``cores_to_win`` (0 where it wins already with those given, -1 where no number of cores helps).
+        plain; 0 never) and ``cores_to_win`` (0 where it wins already with those given, -1 where no number
+        of cores helps).
     best : str
         The fastest codec within the error allowed; ``none`` says: do not compress here.
     """
