@@ -17,6 +17,7 @@ from euston.fabrics import fat_tree, leaf_spine
 from euston.network import Flows
 from euston.network.balancing.ecmp import Ecmp
 from euston.network.transport.nscc import Nscc
+from euston.seeds import stream
 from euston.traffic import (
     flow_result_to_result,
     matrix,
@@ -28,7 +29,6 @@ from euston.traffic._link import share_link
 from euston.traffic.arrivals import arrivals
 from euston.traffic.cdf import published
 from euston.traffic.run import run_flows
-from euston.traffic.seeds import stream
 from euston.traffic.sizes import draw
 
 

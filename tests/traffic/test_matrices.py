@@ -14,6 +14,7 @@ from scipy import stats
 
 from euston.errors import ConfigError
 from euston.fabrics import Fabric, fat_tree, leaf_spine, rail_optimized
+from euston.seeds import stream
 from euston.traffic import (
     MATRICES,
     burst,
@@ -26,7 +27,6 @@ from euston.traffic import (
     sizes,
 )
 from euston.traffic.arrivals import ARRIVALS, arrivals
-from euston.traffic.seeds import stream
 
 
 def leaf(oversubscription: float = 2.0) -> Fabric:

@@ -22,12 +22,12 @@ from euston.scenario.traffic import (
     TrafficSection,
     size_file,
 )
+from euston.seeds import stream
 from euston.traffic.io import read_flows
 from euston.traffic.jobs import on_off, pipeline
 from euston.traffic.load import burst, open_loop
 from euston.traffic.matrices import Matrix, matrix, racks
 from euston.traffic.programs import NESTED
-from euston.traffic.seeds import stream
 from euston.traffic.sizes import size_distribution
 from euston.traffic.traffic import Collective, Traffic
 

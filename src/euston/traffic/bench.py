@@ -19,11 +19,11 @@ from euston.network.balancing.ecmp import Ecmp
 from euston.network.balancing.mixed import Mixed
 from euston.network.balancing.spray import Spray
 from euston.network.transport.nscc import Nscc
+from euston.seeds import stream
 from euston.traffic.fluid import FluidSettings
 from euston.traffic.load import burst
 from euston.traffic.matrices import matrix
 from euston.traffic.run import run_flows
-from euston.traffic.seeds import stream
 
 __all__ = ["cases"]
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from euston.errors import ConfigError
 from euston.fabrics import Fabric, Network, NodeKind
 from euston.network.flows import FlowResult, Flows
+from euston.seeds import stream
 from euston.traffic._link import share_link
 from euston.traffic.ideal import ideal_completion, wire_bytes
-from euston.traffic.seeds import stream
 
 __all__ = ["run_decomposed"]
 

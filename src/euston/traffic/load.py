@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from euston.errors import ConfigError
 from euston.fabrics import Fabric, NodeKind
 from euston.network.flows import Flows
+from euston.seeds import stream
 from euston.traffic.arrivals import arrivals as draw_arrivals
 from euston.traffic.matrices import Matrix, matrix
-from euston.traffic.seeds import stream
 from euston.traffic.sizes import draw, size_distribution
 from euston.traffic.traffic import Traffic
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from euston.errors import ConfigError, nearest, unknown
 from euston.fabrics import Fabric, NodeKind
-from euston.traffic.seeds import stream
+from euston.seeds import stream
 
 __all__ = ["MATRICES", "Matrix", "matrix", "racks"]
 

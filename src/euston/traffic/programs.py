@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from euston.errors import ConfigError, unknown
 from euston.network.flows import MAX_FLOW_BYTES, Flows
+from euston.seeds import stream
 from euston.traffic.algorithms import ALGORITHMS, Chain, Wave, chains, parts
-from euston.traffic.seeds import stream
 from euston.traffic.traffic import Collective, Traffic, dependent
 
 __all__ = ["FORMS", "NESTED", "ProgramWriter"]

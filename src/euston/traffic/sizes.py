@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from euston import units
 from euston.errors import ConfigError, nearest, unknown
 from euston.network.flows import MAX_FLOW_BYTES
+from euston.seeds import stream
 from euston.traffic.cdf import PUBLISHED, SizeCdf, published, read_cdf
-from euston.traffic.seeds import stream
 
 __all__ = ["BoundedPareto", "Fixed", "LogNormal", "SizeDistribution", "Uniform", "size_distribution", "sizes"]
 
