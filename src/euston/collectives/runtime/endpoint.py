@@ -1,0 +1,272 @@
+"""One rank's socket and the thread that takes in what comes: data, requests for more, news of others."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from euston.collectives.loss import LossModel, LossProcess
+from euston.collectives.runtime import wire
+from euston.collectives.runtime.exchange import Exchange, words
+from euston.collectives.runtime.udp_socket import UdpSocket
+
+__all__ = ["Endpoint"]
+
+STASH = 256 << 20
+"""Bytes of packets of later exchanges that are kept until we get there; the oldest go first."""
+RECENT = 4
+"""Exchanges whose results are kept for those who ask again."""
+
+
+class Endpoint:
+    """Sends for one rank, receives in a thread of its own.
+
+    Everything that both threads touch is guarded by ``lock``; ``news`` is notified when a wait may be over.
+
+    Parameters
+    ----------
+    socket : UdpSocket
+    rank, ranks : int
+    token : int
+    loss : LossModel, optional
+        Losses injected on arrival, per packet.
+    seed : int
+    """
+
+    def __init__(
+        self, socket: UdpSocket, rank: int, ranks: int, token: int, loss: LossModel | None, seed: int
+    ) -> None:
+        self.socket, self.rank, self.ranks, self.token = socket, rank, ranks, token
+        self.addresses: list[Any] = [None] * ranks
+        self.lock = threading.Lock()
+        self.news = threading.Condition(self.lock)
+        self.current: Exchange | None = None
+        self.recent: deque[Exchange] = deque(maxlen=RECENT)
+        self.newest = np.zeros(ranks, np.int64)
+        """Highest exchange that each rank has been heard of."""
+        self.heard = np.zeros(ranks, np.int64)
+        """Buffers received from each rank since the present exchange began."""
+        self.skips: set[int] = set()
+        self.told = np.zeros((2, ranks), np.int64)
+        self.stats = np.zeros(wire.STATS, np.int64)
+        self.injected = self.resent = 0
+        self.mismatch: int | None = None
+        self.incast, self.micro = 1, 0
+        self._stash: deque[tuple[int, bytes, int]] = deque()
+        self._stashed = 0
+        self._losses: LossProcess | None = loss.start(seed) if loss is not None and loss.rate > 0 else None
+        self._stop = np.zeros(8, np.int64)
+        self._out = np.empty(socket.batch * socket.segment, np.uint8)
+        self._again = np.empty(socket.batch * socket.segment, np.uint8)
+        self._small = np.empty(socket.segment, np.uint8)
+        self._closing = False
+        self._thread = threading.Thread(target=self._receive, name=f"udp-rank-{rank}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to receive."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop and close the socket."""
+        self._closing = True
+        self.socket.wake()
+        self._thread.join(timeout=2.0)
+        self.socket.close()
+
+    # ---- out -----------------------------------------------------------------------------------------------
+
+    def send(
+        self, e: Exchange, stage: int, to: int, data: NDArray[np.uint8], ptr: NDArray[np.int64],
+        which: NDArray[np.int64], first: int, *, again: bool = False,
+    ) -> int:  # fmt: skip
+        """Send packets of a shard from ``which[first]`` on, as many as one call takes; how many."""
+        count = min(self.socket.batch, which.size - first)
+        out = self._again if again else self._out
+        used = wire.fill(
+            out, out.view(np.float32), self.socket.segment, data, words(data), ptr,
+            which, first, count, stage, self.token, self.rank, e.bucket,
+            e.seq, e.x.size, 0 if e.codec is None else 1, self.incast, self.micro,
+        )  # fmt: skip
+        self.socket.send(out[:used].data, self.addresses[to])
+        return count
+
+    def tell(
+        self, kind: int, e: Exchange, stage: int, to: int, runs: NDArray[np.int64] | None = None
+    ) -> None:
+        """Send a control packet: which packets are missing, or that this exchange is skipped."""
+        runs = np.zeros((0, 2), np.int64) if runs is None else runs
+        most = (self.socket.segment - wire.HEADER) // 8
+        for start in range(0, max(len(runs), 1), most):
+            part = runs[start : start + most]
+            used = wire.control(
+                self._small, kind, stage, self.token, self.rank, e.bucket, e.seq, e.x.size, part, len(part)
+            )
+            self.socket.send(self._small[:used].data, self.addresses[to])
+
+    # ---- in ------------------------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        while not self._closing:
+            try:
+                length, segment = self.socket.receive()
+            except OSError:
+                if self._closing:
+                    return
+                continue
+            if length < wire.HEADER:
+                continue
+            with self.lock:
+                keep = self._keep(length, segment)
+                self._digest(self.socket.data, self.socket.data32, length, segment, keep)
+
+    def _keep(self, length: int, segment: int) -> NDArray[np.bool_]:
+        packets = -(-length // segment)
+        if self._losses is None:
+            return np.ones(packets, np.bool_)
+        lost = self._losses.lost(packets)
+        self.injected += int(lost.sum())
+        return ~lost
+
+    def _digest(
+        self, data: NDArray[np.uint8], data32: NDArray[np.float32], length: int, segment: int,
+        keep: NDArray[np.bool_],
+    ) -> None:  # fmt: skip
+        """Take in a buffer; the lock is held."""
+        at, stop, e = 0, self._stop, self.current
+        if e is None:
+            at = self._idle(data, length, segment, keep)
+        else:
+            before = self.stats[wire.FRESH]
+            while at + wire.HEADER <= length:
+                stop[7] = -1
+                at = wire.take(
+                    data, data32, length, segment, at, e.seq, e.x.size, 0 if e.codec is None else 1,
+                    self.token, keep, e.open, e.got, e.have, e.tail, e.ptr, e.base, e.staged, e.staged32,
+                    e.total, e.count, e.scale, self.told, self.stats, stop,
+                )  # fmt: skip
+                if stop[7] >= 0:
+                    self.mismatch = int(stop[7])
+                if at + wire.HEADER <= length:
+                    at = self._other(data, length, segment, at)
+            if self.stats[wire.FRESH] > before:
+                e.news = time.monotonic()
+                self.heard[_source(data)] += 1
+                self.newest[_source(data)] = max(self.newest[_source(data)], e.seq)
+            if e.skip or self.mismatch is not None or e.complete(0 if e.open[0] else 1):
+                self.news.notify_all()
+
+    def _idle(self, data: NDArray[np.uint8], length: int, segment: int, keep: NDArray[np.bool_]) -> int:
+        """Between exchanges: everything is for later, or asks for what was."""
+        at = 0
+        while at + wire.HEADER <= length:
+            if not keep[at // segment]:
+                at += segment
+                continue
+            if not self._ours(data, at):
+                self.stats[wire.BAD] += 1
+                at += segment
+                continue
+            for k, (offset, width) in enumerate(
+                ((wire.KIND, 1), (wire.STAGE, 1), (wire.SRC, 2), (wire.SEQ, 4), (wire.BYTES, 2), (wire.D, 4))
+            ):
+                self._stop[k] = int.from_bytes(data[at + offset : at + offset + width].tobytes(), "little")
+            if self._stop[2] >= self.ranks or self._stop[1] > 1:
+                self.stats[wire.BAD] += 1
+                at += segment
+                continue
+            at = self._other(data, length, segment, at)
+        return at
+
+    def _ours(self, data: NDArray[np.uint8], at: int) -> bool:
+        first = data[at : at + 8].tobytes()
+        return (
+            int.from_bytes(first[:2], "little") == wire.MAGIC
+            and int.from_bytes(first[4:8], "little") == self.token
+        )
+
+    def _other(self, data: NDArray[np.uint8], length: int, segment: int, at: int) -> int:
+        """A packet that is no data of the present exchange; `_stop` says (kind, stage, src, seq, size, d)."""
+        kind, stage, src, seq, size = (int(v) for v in self._stop[:5])
+        self.heard[src] += 1
+        self.newest[src] = max(self.newest[src], seq)
+        now = -1 if self.current is None else self.current.seq
+        if kind == wire.DATA:
+            end = wire.same(data, length, segment, at, seq)
+            if seq <= max(now, self.recent[-1].seq if self.recent else -1):
+                self.stats[wire.LATE] += -(-(end - at) // segment)
+            else:
+                self._keep_for_later(seq, data[at:end].tobytes(), segment)
+            return end
+        body = data[at + wire.HEADER : at + wire.HEADER + size].tobytes()
+        if kind == wire.NACK:
+            self._answer(src, seq, stage, np.frombuffer(body, "<u4").reshape(-1, 2).astype(np.int64))
+        elif kind == wire.SKIP:
+            self.skips.add(seq)
+            if self.current is not None and seq == now:
+                self.current.skip = True
+                self.news.notify_all()
+        return at + segment
+
+    def _keep_for_later(self, seq: int, content: bytes, segment: int) -> None:
+        self._stash.append((seq, content, segment))
+        self._stashed += len(content)
+        while self._stashed > STASH:
+            self._stashed -= len(self._stash.popleft()[1])
+
+    def _answer(self, to: int, seq: int, stage: int, runs: NDArray[np.int64]) -> None:
+        """Send again what somebody misses, as far as we have it."""
+        known = [*self.recent] + ([self.current] if self.current is not None else [])
+        e = next((one for one in known if one.seq == seq), None)
+        if e is None or not runs.size:
+            return
+        shard = e.shard_of(to) if stage == 0 else e.own
+        data = e.sent.get(shard) if stage == 0 else e.answer
+        if data is None:
+            return
+        packets = int(e.shards.packets[shard])
+        runs = runs[(runs[:, 0] < packets) & (runs[:, 1] > 0)]
+        if not len(runs):
+            return
+        which = np.concatenate([np.arange(a, min(a + n, packets)) for a, n in runs.tolist()])
+        first = 0
+        while first < which.size:
+            first += self.send(e, stage, to, data, e.shards.ptr[shard], which, first, again=True)
+        self.resent += int(which.size)
+
+    # ---- exchanges -----------------------------------------------------------------------------------------
+
+    def begin(self, e: Exchange) -> None:
+        """Make an exchange the present one and take in what has come for it already."""
+        with self.lock:
+            self.current = e
+            self.heard[:] = 0
+            self.mismatch = None
+            e.skip = e.seq in self.skips
+            self.skips = {seq for seq in self.skips if seq > e.seq}
+            kept, self._stash = self._stash, deque()
+            self._stashed = 0
+            for seq, content, segment in kept:
+                if seq > e.seq:
+                    self._keep_for_later(seq, content, segment)
+                elif seq == e.seq:
+                    padded = np.zeros(-(-len(content) // 4) * 4, np.uint8)
+                    padded[: len(content)] = np.frombuffer(content, np.uint8)
+                    keep = np.ones(-(-len(content) // segment), np.bool_)
+                    self._digest(padded, padded.view(np.float32), len(content), segment, keep)
+
+    def end(self) -> None:
+        """The present exchange is over; its results stay for those who ask."""
+        with self.lock:
+            if self.current is not None:
+                self.current.open[:] = False
+                self.recent.append(self.current)
+            self.current = None
+
+
+def _source(data: NDArray[np.uint8]) -> int:
+    return int(data[wire.SRC]) | int(data[wire.SRC + 1]) << 8

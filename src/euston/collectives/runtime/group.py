@@ -1,0 +1,564 @@
+"""An all-reduce over UDP that ends on time: the mean of what arrived, by the rule that was asked for.
+
+Transpose all-reduce: every rank owns a shard, adds what the others send of it, and sends the result to all.
+Each stage is bounded (`euston.collectives.bounded`); results that are missing are asked for once more, and
+what is missing then keeps the rank's own values, which `synchronise` evens out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import time
+from collections import deque
+from dataclasses import dataclass, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from euston.collectives.aggregation import AGGREGATION, AggregationRule, Aggregator, Inclusion
+from euston.collectives.bounded import Bounded, Timeouts
+from euston.collectives.loss import LossModel
+from euston.collectives.runtime import wire
+from euston.collectives.runtime.endpoint import Endpoint
+from euston.collectives.runtime.exchange import Exchange, Shards
+from euston.collectives.runtime.store import Store
+from euston.collectives.runtime.udp_socket import UdpSocket
+from euston.compression import Codec, NonFinite, PacketsLost, SizeMismatch, StepKey
+from euston.errors import ConfigError, EustonError, unknown
+
+__all__ = ["ReduceReport", "StageLost", "UdpGroup"]
+
+IP_UDP = 28
+FIRST_PATIENCE = 30.0
+"""Seconds that a stage may take while t_B is being measured."""
+ASK_AGAIN = 0.05
+"""Seconds without news after which, while t_B is being measured, missing packets are asked for again."""
+EVICT = 2
+"""Exchanges without a packet from a rank after which nobody waits for it."""
+
+
+class StageLost(EustonError):
+    """Nothing arrived from anybody, several times in a row; or too much was lost for too long."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReduceReport:
+    """What one exchange was like at this rank.
+
+    Attributes
+    ----------
+    seq : int
+    seconds : float
+    stages : (float, float)
+        Seconds of both stages.
+    received : float64[2, ranks]
+        Share of each rank's packets that came, by stage; 1 where none were due.
+    contributors : float
+        Mean number of ranks in a packet of our shard.
+    bytes : int
+        Payload sent.
+    lost_results : int
+        Packets of results that never came: our own values stand there.
+    dropped : int
+        Datagrams that the kernel dropped, as it has told since the group was made.
+    injected : int
+        Packets dropped by injected losses in this exchange.
+    duplicates, late, bad : int
+        Packets ignored: seen before, of a closed stage or an exchange that is over, malformed or forged.
+    resent : int
+        Packets sent again because somebody asked.
+    absent : tuple of int
+        Ranks that were not waited for.
+    skipped : bool
+        Some rank had NaN or Inf: nobody uses this exchange, the vector is to be thrown away.
+    behind : int
+        Exchanges by which the others are ahead; then nothing was exchanged.
+    t_b, t_c : float
+        The bounds after it; t_b nan while it is being measured.
+    """
+
+    seq: int
+    seconds: float
+    stages: tuple[float, float]
+    received: NDArray[np.float64]
+    contributors: float
+    bytes: int
+    lost_results: int
+    dropped: int
+    injected: int
+    duplicates: int
+    late: int
+    bad: int
+    resent: int
+    absent: tuple[int, ...]
+    skipped: bool
+    behind: int
+    t_b: float
+    t_c: float
+
+    @property
+    def loss(self) -> float:
+        """Share of all packets due that did not come."""
+        return 1.0 - float(self.received.mean())
+
+
+class UdpGroup:
+    """Ranks that average vectors over UDP.
+
+    Parameters
+    ----------
+    rank, world : int
+    store : Store
+        Where ranks find each other; all pass the same.
+    host : str
+        Address of this rank that the others can reach.
+    mtu : int
+        Bytes of an IP packet at most.
+    bounded : Bounded
+    codec : Codec, optional
+        None sends float32 as they are.
+    rule : str or AggregationRule
+        How the mean is taken when packets are missing.
+    loss : LossModel, optional
+        Losses injected on arrival, in process: deterministic by ``seed`` and rank.
+    socket_loss : float
+        Losses by a socket filter in the kernel.
+    incast : int
+        Senders that a rank takes at once, at first; it grows while nothing is lost.
+    on_nonfinite : "raise" | "skip_step"
+        NaN or Inf in a vector: an error at that rank, or everybody skips the exchange.
+    name : str
+        Distinguishes groups in one store.
+    seed : int
+
+    Raises
+    ------
+    ConfigError
+        Ranks out of range, an unknown rule, an address that is not ours.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        world: int,
+        store: Store,
+        *,
+        host: str = "127.0.0.1",
+        mtu: int = 1500,
+        bounded: Bounded | None = None,
+        codec: Codec | None = None,
+        rule: str | AggregationRule = "count",
+        loss: LossModel | None = None,
+        socket_loss: float = 0.0,
+        incast: int = 1,
+        on_nonfinite: str = "raise",
+        name: str = "group",
+        seed: int = 0,
+    ) -> None:
+        if not (1 <= world < 2**16 and 0 <= rank < world):
+            raise ConfigError(f"`rank`: {rank} of {world} ranks")
+        if not 576 <= mtu <= 9216:
+            raise ConfigError(f"`mtu`: {mtu} bytes; Ethernet carries 576 to 9216")
+        if on_nonfinite not in ("raise", "skip_step"):
+            raise ConfigError(f"`on_nonfinite`: {unknown('choice', on_nonfinite, ('raise', 'skip_step'))}")
+        if not 1 <= incast <= 15:
+            raise ConfigError(f"`incast`: {incast}; 1 to 15 senders")
+        self.rank, self.world, self.codec, self.on_nonfinite = rank, world, codec, on_nonfinite
+        self.rule: AggregationRule = AGGREGATION.get(rule)() if isinstance(rule, str) else rule
+        self.timeouts = Timeouts(bounded or Bounded())
+        self.inclusion = Inclusion(world)
+        segment = (mtu - IP_UDP) // 4 * 4
+        self.payload = segment - wire.HEADER
+        if codec is not None:
+            self.codec, largest = _fitting(codec, self.payload)
+            segment = wire.HEADER + largest
+            self.payload = largest
+        wire.compile_kernels()
+        socket = UdpSocket(host, segment, loss=socket_loss)
+        self.offload, self.receive_buffer = socket.offload, socket.receive_buffer
+        self._rendezvous(socket, store, name, loss, seed)
+        self.seq = 0
+        self.silent = np.zeros(world, np.int64)
+        """Exchanges in a row without a packet from each rank."""
+        self._store, self._name = store, name
+        self._shards: dict[int, Shards] = {}
+        self._previous: dict[tuple[int, int], dict[int, NDArray[np.float32]]] = {}
+        self._bad = 0
+        self._losses: deque[float] = deque(maxlen=16)
+        self._drops = 0
+        self._measured: float | None = None
+
+    def _rendezvous(
+        self, socket: UdpSocket, store: Store, name: str, loss: LossModel | None, seed: int
+    ) -> None:
+        if self.rank == 0:
+            store.set(f"{name}/token", str(secrets.randbits(32)))
+        token = int(store.get(f"{name}/token"))
+        child = int(np.random.SeedSequence([seed, self.rank]).generate_state(1)[0])
+        self.endpoint = Endpoint(socket, self.rank, self.world, token, loss, child)
+        mine = {
+            "address": list(socket.address), "segment": socket.segment, "buffer": socket.receive_buffer,
+            "codec": repr(self.codec), "rule": self.rule.name,
+        }  # fmt: skip
+        store.set(f"{name}/rank/{self.rank}", json.dumps(mine))
+        self.room = math.inf
+        for other in range(self.world):
+            theirs = json.loads(bytes(store.get(f"{name}/rank/{other}")))
+            for key in ("segment", "codec", "rule"):
+                if theirs[key] != mine[key]:
+                    socket.close()
+                    raise SizeMismatch(
+                        f"rank {self.rank} has {key} {mine[key]}, rank {other} {theirs[key]}; all must agree"
+                    )
+            self.endpoint.addresses[other] = tuple(theirs["address"])
+            self.room = min(self.room, float(theirs["buffer"]))
+        self.endpoint.start()
+
+    def close(self) -> None:
+        """Stop; ranks that still wait for us go on without."""
+        self.endpoint.close()
+
+    def __enter__(self) -> UdpGroup:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    # ---- the exchange --------------------------------------------------------------------------------------
+
+    def all_reduce(self, x: Any, *, bucket: int = 0, label: str = "") -> ReduceReport:
+        """Replace a vector by the mean over ranks, as far as it arrived in time.
+
+        Parameters
+        ----------
+        x : float32[d] or torch tensor on the CPU
+            One-dimensional and contiguous; changed in place.
+        bucket : int
+            Which of several vectors per step this is: memory of codecs and rules is kept apart.
+        label : str
+            What errors call it.
+
+        Raises
+        ------
+        SizeMismatch
+            Another type, or ranks that pass vectors of different sizes (both are named).
+        NonFinite
+            NaN or Inf, unless the group skips such steps.
+        StageLost
+            Nothing from anybody for several exchanges, or a loss above ``max_loss`` for as many.
+        """
+        vector = _as_array(x, label or f"bucket {bucket}")
+        seq, self.seq = self.seq, self.seq + 1
+        key = StepKey(step=seq, bucket=bucket, sender=self.rank, name=label)
+        finite = bool(wire.finite(vector))
+        if not finite and self.on_nonfinite == "raise":
+            raise NonFinite(f"`{key.label}`: holds NaN or Inf at rank {self.rank}")
+        start = time.monotonic()
+        e = self._exchange(vector, seq, bucket)
+        ep = self.endpoint
+        marks = (*ep.stats.tolist(), ep.injected, ep.resent)
+        behind = int(ep.newest.max()) - seq
+        if self.world == 1 or behind > 1 or not finite or vector.size == 0:
+            if not finite:
+                for other in self._others(seq):
+                    ep.tell(wire.SKIP, e, 0, other)
+            return self._report(e, start, (0.0, 0.0), marks, 0, skipped=not finite, behind=max(behind, 0))
+        e.absent = self.silent >= EVICT
+        e.absent[self.rank] = True
+        e.news = start
+        ep.begin(e)
+        sent = self._send_parts(e, key)
+        self._wait(e, 0)
+        middle = time.monotonic()
+        if not e.skip:
+            with ep.lock:
+                e.open[0] = False
+                e.absent |= (ep.heard == 0) & (e.have[0] < e.need[0])  # silent so far: do not wait twice
+            self._reduce(e, key)
+            sent += self._send_result(e)
+            self._wait(e, 1)
+        end = time.monotonic()
+        with ep.lock:
+            e.open[:] = False
+        if not e.skip:
+            self._restore(e, key)
+        ep.end()
+        return self._report(e, start, (middle - start, end - middle), marks, sent, skipped=e.skip, behind=0)
+
+    def _exchange(self, x: NDArray[np.float32], seq: int, bucket: int) -> Exchange:
+        if x.size not in self._shards:
+            self._shards[x.size] = Shards.of(x.size, self.world, self.payload, self.codec)
+        return Exchange(
+            self._shards[x.size], self.rank, self.world, seq, bucket, x, self.codec,
+            self.rule.scale(self.inclusion.probability).astype(np.float32),
+            keep_parts=self.rule.fill == "previous",
+        )  # fmt: skip
+
+    def _key(self, key: StepKey, shard: int, sender: int) -> StepKey:
+        """Of a sender's part of a shard; the owner's result has ``world`` for a sender."""
+        return StepKey(step=key.step, bucket=key.bucket * self.world + shard, sender=sender, name=key.name)
+
+    def _others(self, seq: int) -> list[int]:
+        """The other ranks, beginning with another one in every exchange."""
+        n = self.world
+        return [(self.rank + 1 + (k + seq) % (n - 1)) % n for k in range(n - 1)]
+
+    def _send_parts(self, e: Exchange, key: StepKey) -> int:
+        """Stage 0: our part of every shard to its owner."""
+        raw = e.x.view(np.uint8)
+        jobs = []
+        for to in self._others(e.seq):
+            shard = e.shard_of(to)
+            first, last = (int(v) for v in e.shards.bounds[shard : shard + 2])
+            if first == last:
+                continue
+            if self.codec is None:
+                data = raw[4 * first : 4 * last]
+            else:
+                part = self._key(key, shard, self.rank)
+                data = self.codec.encode(e.x[first:last], part).data
+            e.sent[shard] = data
+            jobs.append((to, data, e.shards.ptr[shard], np.arange(int(e.shards.packets[shard]))))
+        return self._send_all(e, 0, jobs)
+
+    def _send_result(self, e: Exchange) -> int:
+        """Stage 1: the result of our shard to everybody."""
+        assert e.answer is not None
+        packets = np.arange(int(e.shards.packets[e.own]))
+        ptr = e.shards.ptr[e.own]
+        return self._send_all(e, 1, [(to, e.answer, ptr, packets) for to in self._others(e.seq)])
+
+    def _send_all(self, e: Exchange, stage: int, jobs: list[Any]) -> int:
+        """Send shards, as many at a time as the receivers take, at a rate that their buffers can hold."""
+        ep, sent = self.endpoint, 0
+        width = max(1, min([ep.incast, *(int(v) for v in ep.told[0] if v)]))
+        # what may be under way to one receiver: half its buffer, of which bookkeeping takes as much as data
+        window = max(self.room / 4 / width, ep.socket.segment)
+        burst, pause = 0.0, 0.0
+        for start in range(0, len(jobs), width):
+            lanes = [[*job, 0] for job in jobs[start : start + width]]
+            while lanes:
+                for lane in lanes:
+                    to, data, ptr, which, first = lane
+                    count = ep.send(e, stage, to, data, ptr, which, first)
+                    lane[4] += count
+                    done = int(ptr[min(first + count, ptr.size - 1)] - ptr[first])
+                    sent, burst = sent + done, burst + done
+                lanes = [lane for lane in lanes if lane[4] < lane[3].size]
+                if burst > window * len(jobs):
+                    pause = max(pause, 5e-4)
+                    time.sleep(pause)
+                    burst = 0.0
+        return sent
+
+    def _wait(self, e: Exchange, stage: int) -> None:
+        """Until a stage is complete, or over."""
+        ep, start = self.endpoint, time.monotonic()
+        measuring = self.timeouts.t_b is None
+        hard = start + (FIRST_PATIENCE if measuring else self.timeouts.t_b or 0.0)
+        asked = False
+        with ep.lock:
+            while True:
+                if ep.mismatch is not None:
+                    src = ep.mismatch
+                    raise SizeMismatch(
+                        f"rank {self.rank} reduces {e.x.size} coordinates, rank {src} another size or codec"
+                    )
+                if e.skip or e.complete(stage):
+                    break
+                now = time.monotonic()
+                if now >= hard:
+                    break
+                quiet = math.inf
+                if measuring:
+                    quiet = max(e.news, start) + ASK_AGAIN
+                else:
+                    if e.all_at_tail(stage):
+                        quiet = max(e.news, start) + self.timeouts.idle
+                    if e.all_begun(stage):
+                        quiet = min(quiet, max(e.news, start) + self.timeouts.silence)
+                if now >= quiet:
+                    if measuring or (stage == 1 and not asked and self.timeouts.settings.repair == "nack"):
+                        self._ask(e, stage)
+                        asked, e.news = True, now
+                        continue
+                    break
+                ep.news.wait(min(hard, quiet) - now)
+        elapsed = time.monotonic() - start
+        if measuring:
+            if e.complete(stage) and not e.skip:
+                self._measure(elapsed)
+        else:
+            told = [float(v) / 1e6 for v in ep.told[1] if v]
+            # waiting for what did not come is no part of what a stage takes
+            taken = elapsed if e.complete(stage) else max(e.news - start, 1e-6)
+            self.timeouts.stage(taken, e.received(stage), told)
+        ep.micro = min(int(self.timeouts.t_c * 1e6), 2**32 - 1)
+
+    def _ask(self, e: Exchange, stage: int) -> None:
+        for src in np.flatnonzero((e.have[stage] < e.need[stage]) & ~e.absent):
+            self.endpoint.tell(wire.NACK, e, stage, int(src), e.missing(stage, int(src)))
+
+    def _measure(self, elapsed: float) -> None:
+        """Measure t_B; all ranks take the largest percentile."""
+        mine = self.timeouts.warm(elapsed)
+        if mine is None:
+            return
+        if self._measured is None:
+            self._measured = mine
+            self._store.set(f"{self._name}/t_b/{self.rank}", repr(mine))
+            others = [float(self._store.get(f"{self._name}/t_b/{r}")) for r in range(self.world)]
+            self.timeouts.t_b = max(others)
+            self.timeouts.t_c = float(np.median(self.timeouts.whole))
+
+    # ---- arithmetic ----------------------------------------------------------------------------------------
+
+    def _reduce(self, e: Exchange, key: StepKey) -> None:
+        """The result of our shard from what has come of it; kept, and put into the vector."""
+        first, last = (int(v) for v in e.shards.bounds[e.own : e.own + 2])
+        if e.summing:
+            if self.rule.fill == "own":
+                missing = (self.world - e.count).astype(np.float64)
+                e.total += np.repeat(missing, self.payload // 4)[: last - first].astype(np.float32) * e.mine
+            factor = (1.0 / self.rule.divisor(e.count, self.world)).astype(np.float32)
+            result = np.empty(last - first, np.float32)
+            wire.divide(e.total, self.payload // 4, factor, result)
+        else:
+            result = self._combine(e, key, last - first)
+        if self.codec is None or first == last:
+            e.answer = result.view(np.uint8)
+        else:
+            mine = self._key(key, e.own, self.world)
+            coded = self.codec.encode(result, mine)
+            e.answer = coded.data
+            result = self.codec.decode(coded)  # what everybody else will have
+        with self.endpoint.lock:
+            e.x[first:last] = result
+
+    def _combine(self, e: Exchange, key: StepKey, width: int) -> NDArray[np.float32]:
+        """The rule over parts kept apart: coded ones, or where a sender's last values fill in."""
+        if width == 0:
+            return np.zeros(0, np.float32)
+        slot = key.bucket, e.own
+        before = self._previous.get(slot, {})
+        bounds = np.array([0, width]) if self.codec else np.minimum(e.shards.ptr[e.own] // 4, width)
+        bounds = np.unique(bounds)
+        aggregator = Aggregator(
+            self.rule, self.world, bounds, inclusion=self.inclusion.probability, own=e.mine, previous=before
+        )
+        aggregator.add(self.rank, e.mine)
+        last: dict[int, NDArray[np.float32]] = {}
+        for src in range(self.world):
+            if src == self.rank or not e.have[0, src]:
+                continue
+            if self.codec is None:
+                mask = e.got[0, src, : bounds.size - 1].astype(bool)
+                values = np.where(np.repeat(mask, np.diff(bounds)), e.plain(0, src), before.get(src, 0.0))
+                values = values.astype(np.float32)
+                aggregator.add(src, values, mask)
+            else:
+                part = self._key(key, e.own, src)
+                payload, mask = e.payload(0, src, part)
+                try:
+                    values = self.codec.decode(payload, None if mask.all() else mask)
+                except PacketsLost:
+                    continue
+                aggregator.add(src, values)
+            last[src] = values
+        if self.rule.fill == "previous":
+            self._previous[slot] = {**before, **last}
+        return aggregator.result().mean
+
+    def _restore(self, e: Exchange, key: StepKey) -> None:
+        """Put the others' results into the vector; plain ones are there already."""
+        if self.codec is None and e.summing:
+            return
+        for src in range(self.world):
+            shard = e.shard_of(src)
+            first, last = (int(v) for v in e.shards.bounds[shard : shard + 2])
+            if src == self.rank or first == last or not e.have[1, src]:
+                continue
+            if self.codec is None:
+                mask = e.got[1, src, : int(e.shards.packets[shard])].astype(bool)
+                sizes = np.diff(e.shards.ptr[shard, : mask.size + 1]) // 4
+                e.x[first:last] = np.where(np.repeat(mask, sizes), e.plain(1, src), e.x[first:last])
+                continue
+            owner = self._key(key, shard, self.world)
+            payload, mask = e.payload(1, src, owner)
+            try:
+                e.x[first:last] = self.codec.decode(payload, None if mask.all() else mask)
+            except PacketsLost:
+                continue
+
+    # ---- afterwards ----------------------------------------------------------------------------------------
+
+    def _report(
+        self, e: Exchange, start: float, stages: tuple[float, float], marks: tuple[int, ...], sent: int,
+        *, skipped: bool, behind: int,
+    ) -> ReduceReport:  # fmt: skip
+        ep, due = self.endpoint, np.maximum(e.need, 1)
+        received = np.where(e.need > 0, e.have / due, 1.0)
+        lost = int((e.need[1] - e.have[1]).clip(0)[~e.absent].sum()) + int(e.need[1][e.absent].sum())
+        exchanged = stages != (0.0, 0.0) and not skipped
+        ignored = (wire.DUPLICATE, wire.LATE, wire.BAD)
+        duplicates, late, bad = (int(ep.stats[k]) - marks[k] for k in ignored)
+        if exchanged:
+            self.silent = np.where(ep.heard > 0, 0, self.silent + 1)
+            self.silent[self.rank] = 0
+            self.inclusion.update(received[0])
+            self._adapt(float(1 - received.mean()))
+        return ReduceReport(
+            e.seq, time.monotonic() - start, stages, received,
+            float(e.count[: max(int(e.shards.packets[e.own]), 1)].mean()) if e.summing
+            else 1.0 + float((e.have[0] > 0).sum()),
+            sent, lost if exchanged else 0, ep.socket.dropped, ep.injected - marks[-2],
+            duplicates, late, bad, ep.resent - marks[-1],
+            tuple(int(r) for r in np.flatnonzero(e.absent) if r != self.rank), skipped, behind,
+            math.nan if self.timeouts.t_b is None else self.timeouts.t_b, self.timeouts.t_c,
+        )  # fmt: skip
+
+    def _adapt(self, loss: float) -> None:
+        """Incast grows while nothing is lost, halves when the kernel dropped; too much loss is an error."""
+        ep = self.endpoint
+        self._losses.append(loss)
+        if ep.socket.dropped > self._drops:
+            self._drops, ep.incast = ep.socket.dropped, max(1, ep.incast // 2)
+            self._losses.clear()
+        elif len(self._losses) == 16 and not any(self._losses):
+            ep.incast = min(ep.incast + 1, self.world - 1, 15)
+            self._losses.clear()
+        alone = self.world - 1 - int((self.silent >= EVICT).sum()) == 0
+        self._bad = self._bad + 1 if loss > self.timeouts.settings.max_loss or alone else 0
+        if self._bad >= self.timeouts.settings.patience:
+            what = "nothing arrived from anybody" if alone else f"{loss:.0%} of the packets were lost"
+            raise StageLost(
+                f"rank {self.rank}: {what}, {self._bad} exchanges in a row; use a reliable transport here"
+            )
+
+
+def _as_array(x: Any, where: str) -> NDArray[np.float32]:
+    if hasattr(x, "detach"):
+        if x.device.type != "cpu":
+            raise SizeMismatch(f"`{where}`: a tensor on {x.device}; move it to the CPU first")
+        x = x.detach().numpy()
+    if not (isinstance(x, np.ndarray) and x.dtype == np.float32 and x.ndim == 1 and x.flags.c_contiguous):
+        kind = f"{x.dtype}{list(x.shape)}" if isinstance(x, np.ndarray) else type(x).__name__
+        raise SizeMismatch(f"`{where}`: {kind}; a contiguous float32 vector is needed")
+    if not x.flags.writeable:
+        raise SizeMismatch(f"`{where}`: is read-only; the mean replaces it")
+    return x
+
+
+def _fitting(codec: Codec, payload: int) -> tuple[Codec, int]:
+    """The codec with packets that fit, and the bytes of its largest, rounded up to whole words."""
+    if int(getattr(codec, "packet", 0)) > payload and is_dataclass(codec):
+        codec = replace(codec, packet=payload)
+    largest = int(np.diff(codec.layout(1 << 16).ptr).max())
+    if largest > payload:
+        raise ConfigError(
+            f"`codec`: {codec.name} makes packets of {largest} bytes; {payload} fit the MTU beside our header"
+        )
+    return codec, -(-largest // 4) * 4

@@ -1,0 +1,214 @@
+"""The UDP all-reduce, ranks as threads of one process: exact means, losses, bad input, bad packets."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import numpy as np
+import pytest
+
+from euston.collectives.bounded import Bounded, Timeouts
+from euston.collectives.loss import GilbertElliott, Iid
+from euston.collectives.runtime import FolderStore, UdpGroup
+from euston.compression import CODECS, NonFinite, SizeMismatch
+from euston.errors import ConfigError
+
+PATIENT = Bounded(t_b=20.0, floor=20.0)
+
+
+def together(tmp_path, n, work, **settings):
+    """Run ``work(group)`` at n ranks; their results, or the first exception."""
+    results, errors = [None] * n, []
+
+    def one(rank):
+        try:
+            of_rank = {k: v[rank] if isinstance(v, list) else v for k, v in settings.items()}
+            with UdpGroup(rank, n, FolderStore(tmp_path / "store"), **of_rank) as group:
+                results[rank] = work(group)
+                gate.wait(30)  # nobody leaves while others still need answers
+        except threading.BrokenBarrierError:
+            pass
+        except BaseException as error:
+            errors.append(error)
+            gate.abort()
+
+    gate = threading.Barrier(n)
+    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    if errors:
+        raise errors[0]
+    return results
+
+
+def vectors(n, d, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("n", "d"), [(1, 10), (2, 1), (2, 1000), (3, 7), (4, 10_007), (5, 100_003)])
+def test_without_loss_it_is_the_mean(tmp_path, n, d):
+    """n that does not divide d, shards without a coordinate, a last short packet."""
+
+    def work(group):
+        found = []
+        for step in range(4):
+            x = vectors(n, d, step)[group.rank].copy()
+            report = group.all_reduce(x)
+            assert report.loss == 0 and report.lost_results == 0 and not report.skipped
+            found.append(x)
+        return found
+
+    results = together(tmp_path, n, work, bounded=PATIENT)
+    for step in range(4):
+        want = vectors(n, d, step).astype(np.float64).mean(axis=0)
+        assert np.abs(results[0][step] - want).max() < 1e-6
+        assert all((r[step] == results[0][step]).all() for r in results)  # replicas are equal bit by bit
+
+
+@pytest.mark.parametrize("codec", ["none", "fp16", "eden", "thc", "top_k"])
+def test_codecs_decode_to_the_mean_of_decodes(tmp_path, codec):
+    """The error is the codec's own: within four times what it promises for one vector."""
+    made = CODECS.get(codec)()
+    n, d = 3, 30_000
+
+    def work(group):
+        x = vectors(n, d)[group.rank].copy()
+        group.all_reduce(x)
+        return x
+
+    results = together(tmp_path, n, work, bounded=PATIENT, codec=made)
+    want = vectors(n, d).mean(axis=0)
+    error = float(((results[0] - want) ** 2).sum() / (vectors(n, d) ** 2).sum(axis=1).mean())
+    assert error <= 4 * made.expected_vnmse(d) + 1e-6
+    assert all((r == results[0]).all() for r in results)
+
+
+@pytest.mark.parametrize("model", [Iid(0.05), GilbertElliott.of(0.05, 4)])
+def test_while_it_measures_nothing_is_lost_for_good(tmp_path, model):
+    """Missing packets of both stages are asked for again until all are there."""
+    n, d = 3, 50_000
+
+    def work(group):
+        x = vectors(n, d)[group.rank].copy()
+        report = group.all_reduce(x)
+        return x, report
+
+    results = together(tmp_path, n, work, bounded=Bounded(warm_up=3), loss=model)
+    want = vectors(n, d).mean(axis=0)
+    for x, report in results:
+        assert np.abs(x - want).max() < 1e-6 and report.loss == 0
+    assert sum(report.injected for _, report in results) > 0
+    assert sum(report.resent for _, report in results) > 0
+
+
+@pytest.mark.parametrize("rule", ["count", "ht", "zero", "stale", "local"])
+def test_bounded_with_loss(tmp_path, rule):
+    """Every coordinate is a mix of what ranks sent: between the smallest and the largest."""
+    n, d = 3, 40_000
+
+    def work(group):
+        for _ in range(3):
+            x = np.full(d, 1.0 + group.rank, np.float32)
+            report = group.all_reduce(x)
+        return x, report
+
+    results = together(tmp_path, n, work, bounded=Bounded(t_b=0.2), loss=Iid(0.03), rule=rule)
+    for x, _ in results:
+        assert np.isfinite(x).all()
+        if rule in ("count", "local", "stale"):
+            assert x.min() >= (0.99 if rule != "stale" else 0.3) and x.max() <= 3.01
+        assert abs(float(np.median(x)) - 2.0) < 0.2
+
+
+def test_nan_is_an_error_or_everybody_skips(tmp_path):
+    def work(group):
+        x = np.ones(5000, np.float32)
+        if group.rank == 1:
+            x[17] = np.nan
+        return group.all_reduce(x, label="layer 3").skipped
+
+    with pytest.raises(NonFinite, match="`layer 3`: holds NaN or Inf at rank 1"):
+        together(tmp_path, 2, work, bounded=Bounded(t_b=0.5))
+    skipped = together(tmp_path / "b", 3, work, bounded=PATIENT, on_nonfinite="skip_step")
+    assert skipped == [True, True, True]
+
+
+def test_ranks_that_disagree_are_named(tmp_path):
+    def work(group):
+        group.all_reduce(np.ones(1000 + group.rank, np.float32))
+
+    with pytest.raises(SizeMismatch, match=r"rank \d reduces 100\d coordinates, rank \d another size"):
+        together(tmp_path, 2, work, bounded=Bounded(t_b=2.0))
+    with pytest.raises(SizeMismatch, match=r"rank \d has rule \w+, rank \d \w+; all must agree"):
+        together(tmp_path / "b", 2, work, rule=["count", "zero"])
+
+
+def test_forged_and_malformed_datagrams_change_nothing(tmp_path):
+    n, d = 2, 20_000
+    stop = threading.Event()
+
+    def work(group):
+        target = group.endpoint.addresses[1]
+        if group.rank == 0:
+
+            def flood():
+                sock, rng = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), np.random.default_rng(0)
+                while not stop.wait(0.0005):
+                    junk = rng.integers(0, 256, int(rng.integers(0, 200)), dtype=np.uint8)
+                    junk[:2] = (0x57, 0xE0)[: junk.size] if junk.size > 2 else junk[:2]
+                    sock.sendto(junk.tobytes(), target)
+
+            threading.Thread(target=flood, daemon=True).start()
+        bad, worst = 0, 0.0
+        for step in range(20):
+            x = vectors(n, d, step)[group.rank].copy()
+            bad += group.all_reduce(x).bad
+            worst = max(worst, float(np.abs(x - vectors(n, d, step).mean(axis=0)).max()))
+        return bad, worst
+
+    try:
+        results = together(tmp_path, n, work, bounded=PATIENT)
+    finally:
+        stop.set()
+    assert max(worst for _, worst in results) < 1e-6
+
+
+def test_bad_input(tmp_path):
+    store = FolderStore(tmp_path / "s", timeout=0.1)
+    for settings, words in (
+        ({"rank": 2}, "`rank`: 2 of 2"),
+        ({"mtu": 100}, "`mtu`: 100"),
+        ({"rule": "mean"}, "aggregation rule"),
+        ({"on_nonfinite": "ignore"}, "`on_nonfinite`"),
+        ({"incast": 0}, "`incast`"),
+        ({"socket_loss": 1.5}, "`loss`"),
+        ({"host": "192.0.2.1"}, "`host`"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            UdpGroup(**{"rank": 0, "world": 2, "store": store, **settings})
+    with UdpGroup(0, 1, FolderStore(tmp_path / "t")) as alone:
+        for wrong in (np.ones(3), np.ones((2, 2), np.float32), [1.0], np.ones(6, np.float32)[::2]):
+            with pytest.raises(SizeMismatch, match="a contiguous float32 vector is needed"):
+                alone.all_reduce(wrong)
+
+
+def test_timeouts_follow_their_rule():
+    """By hand: the share received is a fraction, x doubles on loss and shrinks without, t_C is smoothed."""
+    t = Timeouts(Bounded(t_b=1.0, smoothing=0.5, floor=1e-6))
+    assert t.idle == float("inf")
+    t.stage(0.2, 0.5)  # as if 0.4 s for everything
+    assert t.t_c == pytest.approx(0.4) and t.x == 0.2
+    t.stage(0.1, 1.0, [0.3, 0.2])
+    assert t.t_c == pytest.approx(0.5 * 0.4 + 0.5 * 0.2) and t.x == pytest.approx(0.19)
+    assert t.idle == pytest.approx(0.19 * 0.3)
+    t.stage(0.5, 0.0)  # nothing came: no division by zero
+    assert np.isfinite(t.t_c)
+    measuring = Timeouts(Bounded(warm_up=10))
+    values = [measuring.warm(0.01 * k) for k in range(20)]
+    assert values[:19] == [None] * 19 and values[19] == pytest.approx(np.percentile(0.01 * np.arange(20), 95))
+    for wrong in ({"t_b": 0}, {"warm_up": 0}, {"repair": "maybe"}, {"early": 2}, {"margin": 0}):
+        with pytest.raises(ConfigError):
+            Bounded(**wrong)
