@@ -212,3 +212,54 @@ def test_timeouts_follow_their_rule():
     for wrong in ({"t_b": 0}, {"warm_up": 0}, {"repair": "maybe"}, {"early": 2}, {"margin": 0}):
         with pytest.raises(ConfigError):
             Bounded(**wrong)
+
+
+@pytest.mark.parametrize(("n", "d", "loss"), [(2, 5, None), (3, 40_000, Iid(0.2)), (4, 1000, Iid(0.05))])
+def test_broadcast_gives_everybody_all_of_it(tmp_path, n, d, loss):
+    def work(group):
+        found = []
+        for root in range(n):
+            x = vectors(n, d, root)[group.rank].copy()
+            group.broadcast(x, root=root)
+            found.append((x == vectors(n, d, root)[root]).all())
+        return all(found)
+
+    assert all(together(tmp_path, n, work, bounded=Bounded(t_b=0.2), loss=loss))
+
+
+def test_replicas_that_drifted_agree_again(tmp_path):
+    torch = pytest.importorskip("torch")
+    from euston.collectives.runtime.ddp import synchronise_parameters
+
+    def work(group):
+        model = torch.nn.Linear(30, 20)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.fill_(1.0 + 0.1 * group.rank)
+        drift = synchronise_parameters(group, model)
+        return drift, [float(p.detach().max()) for p in model.parameters()]
+
+    results = together(tmp_path, 3, work, bounded=Bounded(t_b=0.2), loss=Iid(0.1))
+    for rank, (drift, values) in enumerate(results):
+        assert drift == pytest.approx(0.1 * rank, abs=1e-5) and values == [1.0, 1.0]
+
+
+def test_the_ring_over_tcp_is_the_mean(tmp_path):
+    from euston.collectives.runtime.tcp_ring import TcpRing
+
+    n, d, results = 3, 50_001, [None] * 3
+
+    def one(rank):
+        with TcpRing(rank, n, FolderStore(tmp_path)) as ring:
+            x = vectors(n, d)[rank].copy()
+            ring.all_reduce(x)
+            results[rank] = x
+
+    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    want = vectors(n, d).mean(axis=0)
+    assert all(np.abs(x - want).max() < 1e-6 for x in results)
+    assert all((x == results[0]).all() for x in results)

@@ -1,4 +1,7 @@
-"""One rank's socket and the thread that takes in what comes: data, requests for more, news of others."""
+"""One rank's socket: sends, and takes in what comes: data, requests for more, news of others.
+
+During an exchange the caller's thread does both, between exchanges a thread of our own listens.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,7 @@ RECENT = 4
 
 
 class Endpoint:
-    """Sends for one rank, receives in a thread of its own.
-
-    Everything that both threads touch is guarded by ``lock``; ``news`` is notified when a wait may be over.
+    """Sends and receives for one rank; who holds ``lock`` has the socket and everything here.
 
     Parameters
     ----------
@@ -44,7 +45,8 @@ class Endpoint:
         self.socket, self.rank, self.ranks, self.token = socket, rank, ranks, token
         self.addresses: list[Any] = [None] * ranks
         self.lock = threading.Lock()
-        self.news = threading.Condition(self.lock)
+        self._idle = threading.Event()
+        self._idle.set()
         self.current: Exchange | None = None
         self.recent: deque[Exchange] = deque(maxlen=RECENT)
         self.newest = np.zeros(ranks, np.int64)
@@ -65,16 +67,16 @@ class Endpoint:
         self._again = np.empty(socket.batch * socket.segment, np.uint8)
         self._small = np.empty(socket.segment, np.uint8)
         self._closing = False
-        self._thread = threading.Thread(target=self._receive, name=f"udp-rank-{rank}", daemon=True)
+        self._thread = threading.Thread(target=self._listen, name=f"udp-rank-{rank}", daemon=True)
 
     def start(self) -> None:
-        """Begin to receive."""
+        """Begin to listen between exchanges."""
         self._thread.start()
 
     def close(self) -> None:
         """Stop and close the socket."""
         self._closing = True
-        self.socket.wake()
+        self._idle.set()
         self._thread.join(timeout=2.0)
         self.socket.close()
 
@@ -92,7 +94,7 @@ class Endpoint:
             which, first, count, stage, self.token, self.rank, e.bucket,
             e.seq, e.x.size, 0 if e.codec is None else 1, self.incast, self.micro,
         )  # fmt: skip
-        self.socket.send(out[:used].data, self.addresses[to])
+        self._out_to(out[:used].data, to)
         return count
 
     def tell(
@@ -106,21 +108,41 @@ class Endpoint:
             used = wire.control(
                 self._small, kind, stage, self.token, self.rank, e.bucket, e.seq, e.x.size, part, len(part)
             )
-            self.socket.send(self._small[:used].data, self.addresses[to])
+            self._out_to(self._small[:used].data, to)
+
+    def _out_to(self, data: memoryview, to: int) -> None:
+        """Send a buffer as soon as there is room."""
+        while not self.socket.send(data, self.addresses[to]):
+            self.socket.wait(0.01, room=True)
 
     # ---- in ------------------------------------------------------------------------------------------------
 
-    def _receive(self) -> None:
+    def _listen(self) -> None:
+        """Between exchanges: answer those who miss results, keep what comes early."""
         while not self._closing:
-            try:
-                length, segment = self.socket.receive()
-            except OSError:
-                if self._closing:
-                    return
-                continue
-            if length < wire.HEADER:
-                continue
-            with self.lock:
+            self._idle.wait()
+            self.socket.wait(0.05)
+            if self._idle.is_set() and not self._closing:
+                with self.lock:
+                    self._drain()
+
+    def pump(self, seconds: float = 0.0) -> bool:
+        """Take in what has come, waiting for it at most so long; whether there was something."""
+        if self._drain():
+            return True
+        if seconds <= 0:
+            return False
+        self.socket.wait(seconds)
+        return self._drain()
+
+    def _drain(self) -> bool:
+        some = False
+        while True:
+            length, segment = self.socket.receive()
+            if length == 0:
+                return some
+            some = True
+            if length >= wire.HEADER:
                 keep = self._keep(length, segment)
                 self._digest(self.socket.data, self.socket.data32, length, segment, keep)
 
@@ -136,10 +158,10 @@ class Endpoint:
         self, data: NDArray[np.uint8], data32: NDArray[np.float32], length: int, segment: int,
         keep: NDArray[np.bool_],
     ) -> None:  # fmt: skip
-        """Take in a buffer; the lock is held."""
+        """Take in a buffer."""
         at, stop, e = 0, self._stop, self.current
         if e is None:
-            at = self._idle(data, length, segment, keep)
+            at = self._between(data, length, segment, keep)
         else:
             before = self.stats[wire.FRESH]
             while at + wire.HEADER <= length:
@@ -157,10 +179,8 @@ class Endpoint:
                 e.news = time.monotonic()
                 self.heard[_source(data)] += 1
                 self.newest[_source(data)] = max(self.newest[_source(data)], e.seq)
-            if e.skip or self.mismatch is not None or e.complete(0 if e.open[0] else 1):
-                self.news.notify_all()
 
-    def _idle(self, data: NDArray[np.uint8], length: int, segment: int, keep: NDArray[np.bool_]) -> int:
+    def _between(self, data: NDArray[np.uint8], length: int, segment: int, keep: NDArray[np.bool_]) -> int:
         """Between exchanges: everything is for later, or asks for what was."""
         at = 0
         while at + wire.HEADER <= length:
@@ -209,7 +229,6 @@ class Endpoint:
             self.skips.add(seq)
             if self.current is not None and seq == now:
                 self.current.skip = True
-                self.news.notify_all()
         return at + segment
 
     def _keep_for_later(self, seq: int, content: bytes, segment: int) -> None:
@@ -241,31 +260,33 @@ class Endpoint:
     # ---- exchanges -----------------------------------------------------------------------------------------
 
     def begin(self, e: Exchange) -> None:
-        """Make an exchange the present one and take in what has come for it already."""
-        with self.lock:
-            self.current = e
-            self.heard[:] = 0
-            self.mismatch = None
-            e.skip = e.seq in self.skips
-            self.skips = {seq for seq in self.skips if seq > e.seq}
-            kept, self._stash = self._stash, deque()
-            self._stashed = 0
-            for seq, content, segment in kept:
-                if seq > e.seq:
-                    self._keep_for_later(seq, content, segment)
-                elif seq == e.seq:
-                    padded = np.zeros(-(-len(content) // 4) * 4, np.uint8)
-                    padded[: len(content)] = np.frombuffer(content, np.uint8)
-                    keep = np.ones(-(-len(content) // segment), np.bool_)
-                    self._digest(padded, padded.view(np.float32), len(content), segment, keep)
+        """Take the socket for an exchange, and take in what has come for it already."""
+        self._idle.clear()
+        self.lock.acquire()
+        self.current = e
+        self.heard[:] = 0
+        self.mismatch = None
+        e.skip = e.seq in self.skips
+        self.skips = {seq for seq in self.skips if seq > e.seq}
+        kept, self._stash = self._stash, deque()
+        self._stashed = 0
+        for seq, content, segment in kept:
+            if seq > e.seq:
+                self._keep_for_later(seq, content, segment)
+            elif seq == e.seq:
+                padded = np.zeros(-(-len(content) // 4) * 4, np.uint8)
+                padded[: len(content)] = np.frombuffer(content, np.uint8)
+                keep = np.ones(-(-len(content) // segment), np.bool_)
+                self._digest(padded, padded.view(np.float32), len(content), segment, keep)
 
     def end(self) -> None:
-        """The present exchange is over; its results stay for those who ask."""
-        with self.lock:
-            if self.current is not None:
-                self.current.open[:] = False
-                self.recent.append(self.current)
-            self.current = None
+        """The exchange is over; its results stay for those who ask, and the listener has the socket again."""
+        if self.current is not None:
+            self.current.open[:] = False
+            self.recent.append(self.current)
+        self.current = None
+        self.lock.release()
+        self._idle.set()
 
 
 def _source(data: NDArray[np.uint8]) -> int:

@@ -50,6 +50,18 @@ class Shards:
         packets = np.array([s.size - 1 for s in starts], np.int64)
         return cls(bounds, ptr, packets, ptr[:, -1].copy())
 
+    @classmethod
+    def whole(cls, d: int, ranks: int, payload: int, root: int, seq: int) -> Shards:
+        """One shard that holds everything and belongs to ``root`` in exchange ``seq``."""
+        one = cls.of(d, 1, payload, None)
+        shard = (root - seq) % ranks
+        bounds = np.where(np.arange(ranks + 1) > shard, d, 0)
+        ptr = np.zeros((ranks, one.ptr.shape[1]), np.int64)
+        ptr[shard] = one.ptr[0]
+        packets, sizes = np.zeros(ranks, np.int64), np.zeros(ranks, np.int64)
+        packets[shard], sizes[shard] = one.packets[0], one.bytes[0]
+        return cls(bounds, ptr, packets, sizes)
+
 
 class Exchange:
     """The state of one all-reduce at one rank.

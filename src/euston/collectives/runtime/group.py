@@ -22,7 +22,7 @@ from euston.collectives.aggregation import AGGREGATION, AggregationRule, Aggrega
 from euston.collectives.bounded import Bounded, Timeouts
 from euston.collectives.loss import LossModel
 from euston.collectives.runtime import wire
-from euston.collectives.runtime.endpoint import Endpoint
+from euston.collectives.runtime.endpoint import RECENT, Endpoint
 from euston.collectives.runtime.exchange import Exchange, Shards
 from euston.collectives.runtime.store import Store
 from euston.collectives.runtime.udp_socket import UdpSocket
@@ -34,6 +34,8 @@ __all__ = ["ReduceReport", "StageLost", "UdpGroup"]
 IP_UDP = 28
 FIRST_PATIENCE = 30.0
 """Seconds that a stage may take while t_B is being measured."""
+PAUSE = 5e-4
+"""Seconds between two bursts that would fill a receiver's buffer."""
 ASK_AGAIN = 0.05
 """Seconds without news after which, while t_B is being measured, missing packets are asked for again."""
 EVICT = 2
@@ -270,23 +272,77 @@ class UdpGroup:
         e.absent[self.rank] = True
         e.news = start
         ep.begin(e)
-        sent = self._send_parts(e, key)
-        self._wait(e, 0)
-        middle = time.monotonic()
-        if not e.skip:
-            with ep.lock:
+        try:
+            sent = self._send_parts(e, key)
+            self._wait(e, 0)
+            middle = time.monotonic()
+            if not e.skip:
                 e.open[0] = False
                 e.absent |= (ep.heard == 0) & (e.have[0] < e.need[0])  # silent so far: do not wait twice
-            self._reduce(e, key)
-            sent += self._send_result(e)
-            self._wait(e, 1)
-        end = time.monotonic()
-        with ep.lock:
+                self._reduce(e, key)
+                sent += self._send_result(e)
+                self._wait(e, 1)
+            end = time.monotonic()
             e.open[:] = False
-        if not e.skip:
-            self._restore(e, key)
-        ep.end()
+            if not e.skip:
+                self._restore(e, key)
+        finally:
+            ep.end()
         return self._report(e, start, (middle - start, end - middle), marks, sent, skipped=e.skip, behind=0)
+
+    def broadcast(self, x: Any, *, root: int = 0, timeout: float = 30.0) -> float:
+        """Give everybody the root's vector, all of it: what is missing is asked for until it is there.
+
+        Parameters
+        ----------
+        x : float32[d] or torch tensor on the CPU
+            Changed in place.
+        timeout : float
+            Seconds without news after which a rank gives up; the root does not wait for such ranks.
+
+        Returns
+        -------
+        float
+            Seconds; nan for a rank that is too far behind the others to ask for it: the next one reaches it.
+
+        Raises
+        ------
+        StageLost
+            The root does not answer.
+        SizeMismatch
+            As `all_reduce`.
+        """
+        vector = _as_array(x, "broadcast")
+        start, seq = time.monotonic(), self.seq
+        self.seq += 1
+        if self.world == 1 or vector.size == 0:
+            return 0.0
+        e = Exchange(
+            Shards.whole(vector.size, self.world, self.payload, root, seq), self.rank, self.world, seq, 0,
+            vector, None, np.ones(self.world, np.float32), keep_parts=False,
+        )  # fmt: skip
+        ep = self.endpoint
+        if int(ep.newest.max()) - seq > RECENT:
+            return math.nan
+        e.need[0] = 0
+        e.open[0] = False
+        e.news = start
+        if self.rank == root:
+            e.answer = vector.view(np.uint8).copy()
+        ep.begin(e)
+        try:
+            if self.rank == root:
+                self._send_result(e)
+            while not e.complete(1):
+                ep.pump(ASK_AGAIN)
+                quiet = time.monotonic() - e.news
+                if quiet > timeout:
+                    raise StageLost(f"rank {self.rank}: rank {root} has not answered for {timeout:g} s")
+                if quiet >= ASK_AGAIN and not e.complete(1):
+                    self._ask(e, 1)
+        finally:
+            ep.end()
+        return time.monotonic() - start
 
     def _exchange(self, x: NDArray[np.float32], seq: int, bucket: int) -> Exchange:
         if x.size not in self._shards:
@@ -337,20 +393,20 @@ class UdpGroup:
         width = max(1, min([ep.incast, *(int(v) for v in ep.told[0] if v)]))
         # what may be under way to one receiver: half its buffer, of which bookkeeping takes as much as data
         window = max(self.room / 4 / width, ep.socket.segment)
-        burst, pause = 0.0, 0.0
+        burst = 0.0
         for start in range(0, len(jobs), width):
             lanes = [[*job, 0] for job in jobs[start : start + width]]
             while lanes:
                 for lane in lanes:
                     to, data, ptr, which, first = lane
                     count = ep.send(e, stage, to, data, ptr, which, first)
+                    ep.pump()
                     lane[4] += count
                     done = int(ptr[min(first + count, ptr.size - 1)] - ptr[first])
                     sent, burst = sent + done, burst + done
                 lanes = [lane for lane in lanes if lane[4] < lane[3].size]
                 if burst > window * len(jobs):
-                    pause = max(pause, 5e-4)
-                    time.sleep(pause)
+                    ep.pump(PAUSE)
                     burst = 0.0
         return sent
 
@@ -360,33 +416,32 @@ class UdpGroup:
         measuring = self.timeouts.t_b is None
         hard = start + (FIRST_PATIENCE if measuring else self.timeouts.t_b or 0.0)
         asked = False
-        with ep.lock:
-            while True:
-                if ep.mismatch is not None:
-                    src = ep.mismatch
-                    raise SizeMismatch(
-                        f"rank {self.rank} reduces {e.x.size} coordinates, rank {src} another size or codec"
-                    )
-                if e.skip or e.complete(stage):
-                    break
-                now = time.monotonic()
-                if now >= hard:
-                    break
-                quiet = math.inf
-                if measuring:
-                    quiet = max(e.news, start) + ASK_AGAIN
-                else:
-                    if e.all_at_tail(stage):
-                        quiet = max(e.news, start) + self.timeouts.idle
-                    if e.all_begun(stage):
-                        quiet = min(quiet, max(e.news, start) + self.timeouts.silence)
-                if now >= quiet:
-                    if measuring or (stage == 1 and not asked and self.timeouts.settings.repair == "nack"):
-                        self._ask(e, stage)
-                        asked, e.news = True, now
-                        continue
-                    break
-                ep.news.wait(min(hard, quiet) - now)
+        while True:
+            if ep.mismatch is not None:
+                src = ep.mismatch
+                raise SizeMismatch(
+                    f"rank {self.rank} reduces {e.x.size} coordinates, rank {src} another size or codec"
+                )
+            if e.skip or e.complete(stage):
+                break
+            now = time.monotonic()
+            if now >= hard:
+                break
+            quiet = math.inf
+            if measuring:
+                quiet = max(e.news, start) + ASK_AGAIN
+            else:
+                if e.all_at_tail(stage):
+                    quiet = max(e.news, start) + self.timeouts.idle
+                if e.all_begun(stage):
+                    quiet = min(quiet, max(e.news, start) + self.timeouts.silence)
+            if now >= quiet:
+                if measuring or (stage == 1 and not asked and self.timeouts.settings.repair == "nack"):
+                    self._ask(e, stage)
+                    asked, e.news = True, now
+                    continue
+                break
+            ep.pump(min(hard, quiet) - now)
         elapsed = time.monotonic() - start
         if measuring:
             if e.complete(stage) and not e.skip:
@@ -435,8 +490,7 @@ class UdpGroup:
             coded = self.codec.encode(result, mine)
             e.answer = coded.data
             result = self.codec.decode(coded)  # what everybody else will have
-        with self.endpoint.lock:
-            e.x[first:last] = result
+        e.x[first:last] = result
 
     def _combine(self, e: Exchange, key: StepKey, width: int) -> NDArray[np.float32]:
         """The rule over parts kept apart: coded ones, or where a sender's last values fill in."""

@@ -8,6 +8,8 @@ socket; it decides per buffer, so segmentation is switched off then.
 from __future__ import annotations
 
 import ctypes
+import errno
+import select
 import socket
 import struct
 import sys
@@ -21,6 +23,7 @@ __all__ = ["UdpSocket", "attach_loss"]
 
 UDP_SEGMENT, UDP_GRO, SOL_UDP = 103, 104, 17
 SO_RCVBUFFORCE, SO_SNDBUFFORCE, SO_RXQ_OVFL, SO_ATTACH_FILTER = 33, 32, 40, 26
+LOST_ERRORS = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENOBUFS)
 LARGEST, MOST_SEGMENTS = 65_507, 44
 _GRO_SIZE, _DROPS = struct.Struct("i"), struct.Struct("I")
 
@@ -85,6 +88,7 @@ class UdpSocket:
         except OSError as error:
             self.socket.close()
             raise ConfigError(f"`host`: {host}: {error.strerror or error}") from None
+        self.socket.setblocking(False)
         self.segment, self.dropped = segment, 0
         self.receive_buffer = self._grow(socket.SO_RCVBUF, SO_RCVBUFFORCE, buffer)
         self._grow(socket.SO_SNDBUF, SO_SNDBUFFORCE, buffer)
@@ -115,20 +119,23 @@ class UdpSocket:
         return self.socket.getsockopt(socket.SOL_SOCKET, option)
 
     def send(self, data: memoryview, address: tuple[Any, ...]) -> bool:
-        """Send a buffer, as segments where it is longer than one; whether the kernel took it."""
+        """Send a buffer, as segments where it is longer than one; False when there is no room for it now."""
         try:
             self.socket.sendto(data, address)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
-            if error.errno in (105, 101, 111, 113):  # no buffers, unreachable, refused: as good as lost
-                return False
-            raise
+            # nobody listens there, or no route: as good as lost, which receivers bound and report
+            if error.errno not in LOST_ERRORS:
+                raise
         return True
 
     def receive(self) -> tuple[int, int]:
-        """Wait for a buffer in ``data``: its length and the length of its segments."""
-        length, ancillary, _, _ = self.socket.recvmsg_into([self._room], 128)
+        """Take a buffer into ``data``: its length and that of its segments; (0, 1) when there is none."""
+        try:
+            length, ancillary, _, _ = self.socket.recvmsg_into([self._room], 128)
+        except (BlockingIOError, InterruptedError, ConnectionRefusedError):
+            return 0, 1
         segment = length
         for level, kind, value in ancillary:
             if level == SOL_UDP and kind == UDP_GRO:
@@ -137,9 +144,11 @@ class UdpSocket:
                 self.dropped = _DROPS.unpack_from(value)[0]
         return length, max(segment, 1)
 
-    def wake(self) -> None:
-        """Let a thread that waits in `receive` return, with a length of 0."""
-        self.send(memoryview(b""), self.address)
+    def wait(self, seconds: float, *, room: bool = False) -> None:
+        """Until something has come, or there is room to send where asked, or the time is over."""
+        poll = select.poll()  # one of its own: two threads may wait
+        poll.register(self.socket, select.POLLIN | (select.POLLOUT if room else 0))
+        poll.poll(max(seconds, 0.0) * 1e3)
 
     def close(self) -> None:
         """Close it."""
