@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from euston import __version__
-from euston.cli import _catalog, _doctor, _files, _net, _reproduce, _simulate
+from euston.cli import _catalog, _doctor, _files, _net, _reproduce, _simulate, _transport
 from euston.cli._out import clean, say
 from euston.errors import EustonError
 
@@ -55,6 +55,7 @@ app.command("compare")(_simulate.compare)
 app.command("validate")(_files.validate)
 app.command("schema")(_files.schema)
 app.add_typer(_net.app, name="net")
+app.add_typer(_transport.app, name="transport")
 app.add_typer(_catalog.app, name="catalog")
 app.command("doctor")(_doctor.doctor)
 app.command("reproduce")(_reproduce.reproduce)
