@@ -3,9 +3,9 @@
     python benchmarks/bias_of_rules.py
 
 Four workers fit one linear model, each on data of its own (the fourth's differ). All but the fourth arrive
-always, the fourth with a probability of 0.4. Prints, for each aggregation rule, how far the model ends from the
-one that all data together ask for: mean and range over ten seeds, in units of the distance between the fourth's
-own optimum and that of the others.
+always, the fourth with a probability of 0.4. Prints, for each aggregation rule, how far the model ends from
+the one that all data together ask for: mean and range over ten seeds, in units of the distance between the
+fourth's own optimum and that of the others.
 """
 
 from __future__ import annotations
