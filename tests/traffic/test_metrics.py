@@ -179,6 +179,9 @@ def test_unfinished_flows_are_counted() -> None:
     assert result.tables["flows"]["completion"].null_count() == 1
     assert result.completion_max == pytest.approx(ran.completion[0])
     nothing = flow_result_to_result(run_flows(flows, fabric, until=1e-9), fabric)
-    assert nothing.unfinished == 2 and math.isnan(nothing.completion_p50) and math.isnan(nothing.goodput)
+    assert nothing.unfinished == 2 and math.isnan(nothing.completion_p50) and math.isnan(nothing.makespan)
+    # what was on its way by then counts: both at line rate, less the headers
+    assert nothing.goodput == pytest.approx(2 * 12.5e9 * 4096 / 4154, rel=1e-3)
+    assert nothing.delivered_bytes == pytest.approx(nothing.goodput * 1e-9)
     with pytest.raises(ConfigError, match="has 1 flows, the result 2"):
         flow_result_to_result(ran, fabric, traffic=Traffic(Flows.of([0], [1], [5])))

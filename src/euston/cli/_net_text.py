@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from euston.cli._out import clean, console, put, table
@@ -12,9 +13,9 @@ if TYPE_CHECKING:
     from euston.result import Result
 
 _HEAD = (
-    "flows", "unfinished", "makespan", "completion_p50", "completion_p99", "completion_max", "slowdown_p50",
-    "slowdown_p99", "goodput", "efficiency", "link_utilisation_max", "link_imbalance_max",
-    "collective_time_p50", "busbw_p50", "events",
+    "flows", "unfinished", "incomplete", "missing_bytes", "missing_share", "makespan", "completion_p50",
+    "completion_p99", "completion_max", "slowdown_p50", "slowdown_p99", "delivered_bytes", "goodput",
+    "efficiency", "link_utilisation_max", "link_imbalance_max", "collective_time_p50", "busbw_p50", "events",
 )  # fmt: skip
 _PACKETS = ("data_packets", "retransmitted", "marks", "trims", "drops", "timeouts", "pauses", "queue_max")
 
@@ -31,6 +32,12 @@ def summary(result: Result) -> None:
         _completions("job", result.tables["by_job"])
     _tiers(result)
     _collectives(result)
+    _warn(result.meta)
+
+
+def _warn(meta: Mapping[str, Any]) -> None:
+    for sentence in meta.get("warnings") or ():
+        put(f"warning: {sentence}")
 
 
 def _completions(what: str, rows: pl.DataFrame) -> None:
@@ -107,6 +114,12 @@ def comparison(result: Result) -> None:
         f"{_percent(s['goodput_error_p90'])} at the 90th percentile, {_percent(s['goodput_error_worst'])} at "
         f"worst; bias {_signed(s['goodput_bias'])} (plus: fluid is faster)"
     )
+    put(
+        "a flow ends here when its last byte has arrived; in `net run` of packets, and in the makespan "
+        "above, when its sender knows"
+    )
+    for engine in ("fluid", "packet"):
+        _warn(result.meta[engine])
     console().print()
     heads = ["size", "flows", "fluid median", "packet", "", "fluid 99th", "packet", "", "mean error", "worst"]
     table(

@@ -412,6 +412,19 @@ class Executor:
         net.n[n_.N_DIRTY] = rows.size
         self._next = min(self._next, self.now)
 
+    def progress(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Start and end of every operation so far (s, nan: not yet), and bytes that a member has left."""
+        start, end = self._state.when.copy()
+        slots, left = self._left()
+        return start, end, np.bincount(self._net.flow_i[slots, k.OP], left, start.size).astype(float)
+
+    def _left(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Slots of moving flows, and bytes that each of these has left."""
+        net = self._net
+        slots = np.delete(np.arange(len(net.flow_i)), net.flow_list[n_.FREE_SLOT, : self._state.i[k.I_FREE]])
+        flow = net.flow[slots]
+        return slots, np.maximum(flow[:, k.LEFT_BYTES] - flow[:, n_.RATE] * (self.now - flow[:, k.SINCE]), 0)
+
     def result(self) -> Execution:
         """What happened so far.
 
@@ -424,14 +437,9 @@ class Executor:
         if not self.done and self.next_time() == np.inf:
             raise SimulationError(self._stuck())
         start, end = st.when.copy()
-        ends = end[np.isfinite(end)]
         moved = st.column_bytes.copy()
-        net = self._net
-        active = np.ones(net.flow_i.shape[0], bool)
-        active[net.flow_list[n_.FREE_SLOT, : st.i[k.I_FREE]]] = False
-        flow = net.flow[active]
-        left = np.maximum(flow[:, k.LEFT_BYTES] - flow[:, n_.RATE] * (self.now - flow[:, k.SINCE]), 0.0)
-        np.subtract.at(moved, net.flow_i[active, n_.COLUMN], left)
+        net, (slots, left) = self._net, self._left()
+        np.subtract.at(moved, net.flow_i[slots, n_.COLUMN], left)
         return Execution(
             self.program,
             start,
@@ -439,7 +447,7 @@ class Executor:
             st.op[k.BLOCKER].copy(),
             self.transfers.columns.load(moved),
             moved,
-            float(ends.max()) if ends.size else 0.0,
+            float(np.max(end, where=np.isfinite(end), initial=0.0)),
             int(st.i[k.I_EVENTS]),
             int(net.n[n_.N_REPAIRS]),
             int(net.n[n_.N_TOUCHED]),

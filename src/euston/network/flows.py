@@ -258,6 +258,9 @@ class FlowResult:
     tables : dict of str to DataFrame
     meta : dict
         fidelity, tol, seed, fold_ratio, wall_s, settings in force.
+    arrived : float64[F], optional
+        Payload that has arrived, where an engine says it: less than all of flows without an end, and of flows
+        that ended with bounded loss.
     """
 
     flows: Flows
@@ -267,6 +270,14 @@ class FlowResult:
     stats: dict[str, float] = field(default_factory=dict)
     tables: dict[str, pl.DataFrame] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
+    arrived: NDArray[np.float64] | None = None
+
+    @property
+    def delivered(self) -> NDArray[np.float64]:
+        """Payload that has arrived, float64[F]; all of finished flows and nothing of others unless known."""
+        if self.arrived is not None:
+            return self.arrived
+        return np.where(self.finished, self.flows.bytes, 0).astype(np.float64)
 
     @property
     def finished(self) -> NDArray[np.bool_]:

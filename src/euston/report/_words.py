@@ -31,6 +31,15 @@ KINDS: dict[str, tuple[str, str]] = {
     "optimizer": ("Optimiser step", "#c8506b"),
     "overhead": ("Overhead", "#7d6a5c"),
     "other": ("Other", "#7d6a5c"),
+    "productive": ("Productive", "#4477aa"),
+    "degraded": ("Degraded cluster", "#8a63b5"),
+    "checkpoint": ("Checkpoints", "#2f9c8a"),
+    "flap": ("Link flaps", "#c9bb3a"),
+    "lost": ("Lost work", "#c8506b"),
+    "detection": ("Detection", "#e8a33d"),
+    "waiting": ("Waiting for a host", "#b4bac4"),
+    "queue": ("Scheduler's queue", "#7d6a5c"),
+    "restart": ("Restart", "#a3742c"),
     "parameters": ("Parameters", "#4477aa"),
     "gradients": ("Gradients", "#2f9c8a"),
     "activations": ("Activations", "#e8a33d"),
@@ -73,6 +82,7 @@ HEADLINES = {
     "completion_p50": ("Median completion", "s"),
     "completion_p99": ("99th percentile of completion", "s"),
     "slowdown_p99": ("99th percentile of slowdown", ""),
+    "missing_share": ("Bytes that never came", "share"),
     "goodput": ("Goodput", "B/s"),
     "efficiency": ("Lower bound over makespan", "share"),
     "makespan_fluid": ("Makespan, fluid", "s"),
@@ -81,10 +91,25 @@ HEADLINES = {
     "goodput_error_mean": ("Goodput error of a flow, mean", "share"),
     "goodput_error_worst": ("Goodput error of a flow, worst", "share"),
     "goodput_bias": ("Goodput bias of fluid", "error"),
+    "ettr": ("Effective training time (ETTR)", "share"),
+    "goodput_tokens": ("Kept tokens per second", ""),
+    "interruptions": ("Interruptions", ""),
+    "lost_per_interruption": ("Lost work per interruption", "s"),
+    "tokens": ("Tokens kept", ""),
+    "cost": ("Cost", "USD"),
+    "ettr_low": ("ETTR, low end of 95 %", "share"),
+    "ettr_high": ("ETTR, high end of 95 %", "share"),
+    "goodput_share": ("Goodput over that without failures", "share"),
+    "interruptions_expected": ("Interruptions expected", ""),
+    "mttf": ("Mean time to failure, seen", "s"),
+    "mttf_expected": ("Mean time to failure, expected", "s"),
+    "healthy_step_time": ("Step time, nothing failed", "s"),
+    "wall_time": ("Wall-clock time", "s"),
 }
 """Scalars shown first, with label and unit."""
 
 SECONDS = {
+    "lost_seconds", "down_seconds", "mtbf_of_a_unit", "mtbf_of_the_job", "wall_time",
     "seconds", "compute", "tensor", "pipeline", "data", "context", "expert", "bubble", "optimizer",
     "recompute",
     "step_time", "time", "overhead", "other", "start", "end", "completion", "ideal", "fluid", "packet",
@@ -101,6 +126,7 @@ SHARES = {
     "max_utilisation",
     "utilisation",
     "bubble_fraction",
+    "ettr",
 }
 
 

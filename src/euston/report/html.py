@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 
 from euston.errors import MissingExtra
 from euston.report import _sections as sections
-from euston.report import figures, network
+from euston.report import campaign, figures, network
 from euston.report._words import CERTAINTY, cell, colours, column_unit, percent
 from euston.report.timeline import timeline
 from euston.result import Result
@@ -88,9 +88,13 @@ _CHARTS: dict[str, Callable[[Sequence[dict[str, Any]]], figures.Figure]] = {
 def render(result: Result) -> bytes:
     """The page's bytes, UTF-8."""
     short_first = sorted(result.tables.items(), key=lambda item: item[1].height > 100)
+    if result.kind in network.KINDS:
+        short_first = [(name, network.worst_first(name, table)) for name, table in short_first]
     rows = {name: table.head(ROWS).to_dicts() for name, table in short_first if table.height}
     charts: dict[str, figures.Figure] = {}
     studied = network.sections(result) if result.kind in network.KINDS else []
+    if result.kind == campaign.KIND:
+        studied = campaign.sections(result)
     charts |= {section.name: section.figure for section in studied}
     if "breakdown" in rows:
         charts["breakdown"] = figures.waterfall(rows["breakdown"], result.scalars.get("step_time"))
@@ -98,7 +102,7 @@ def render(result: Result) -> bytes:
         if name in rows and result.kind not in network.KINDS:
             charts[name] = draw(rows[name])
     note = ""
-    if result.timeline is not None and result.timeline.height:
+    if result.timeline is not None and result.timeline.height and result.kind != campaign.KIND:
         charts["timeline"], note = timeline(result.timeline)
     script = _read("report.js")
     plotly = _plotly() if charts else ""
@@ -113,7 +117,7 @@ def render(result: Result) -> bytes:
         heights={name: table.height for name, table in result.tables.items()},
         network=studied,
         columns={name: result.tables[name].columns for name in rows},
-        known=(*sections.KNOWN, *(network.DRAWN if studied else ())),
+        known=(*sections.KNOWN, *(network.DRAWN if studied else ()), *campaign.DRAWN),
         limits={"flows": 30, "queues": 20},
         charts={name: charts[name]["layout"]["height"] for name in charts},
         figures=_json(charts),

@@ -14,7 +14,7 @@ from euston.report.figures import Figure, escape
 from euston.result import Result
 from euston.units import format_bytes, format_seconds
 
-__all__ = ["DRAWN", "KINDS", "Section", "sections"]
+__all__ = ["DRAWN", "KINDS", "Section", "sections", "worst_first"]
 
 KINDS = ("traffic", "comparison")
 """Kinds of results that have these charts."""
@@ -45,7 +45,7 @@ def sections(result: Result) -> list[Section]:
             found.append(_against(tables["flows"]))
         return found
     if "flows" in tables and tables["flows"]["completion"].count():
-        found.append(_distribution(tables["flows"], "completion", "completion", "seconds from start to end"))
+        found.append(_distribution(tables["flows"], "completion", "completion", "from start to end"))
         found.append(_distribution(tables["flows"], "slowdown", "slowdown", "times the flow alone"))
     if "links" in tables and tables["links"].height:
         found.append(_heat(tables["links"], tables.get("tiers")))
@@ -54,6 +54,13 @@ def sections(result: Result) -> list[Section]:
     if "queues" in tables and tables["queues"].height:
         found.append(_queues(tables["queues"]))
     return found
+
+
+def worst_first(name: str, table: pl.DataFrame) -> pl.DataFrame:
+    """A table of a network result in the order of the page: flows by slowdown, unfinished ones last."""
+    if name != "flows" or "slowdown" not in table.columns:
+        return table
+    return table.sort("slowdown", descending=True, nulls_last=True, maintain_order=True)
 
 
 def _layout(height: int, **more: Any) -> dict[str, Any]:
@@ -86,18 +93,23 @@ def _buckets(flows: pl.DataFrame) -> list[str]:
 def _distribution(flows: pl.DataFrame, column: str, name: str, title: str) -> Section:
     """Share of the finished flows of every size bucket that took so long or less."""
     data = []
+    scale = 1.0
+    if column == "completion":
+        unit, scale = _time_unit(float(np.median(flows[column].drop_nulls().to_numpy())))
+        title = f"{title}, {unit}"
     for number, bucket in enumerate(_buckets(flows)):
         part = flows.filter(pl.col("bucket") == bucket)[column].drop_nulls().sort().to_numpy()
         if not part.size:
             continue
         keep = _thin(part)
+        at = part[keep] * scale
         text = [format_seconds(v, 4) if column == "completion" else f"{v:.3g}x" for v in part[keep].tolist()]
         data.append(
             {
                 "type": "scatter",
                 "mode": "lines",
                 "name": f"{escape(bucket)} ({part.size:,} flows)",
-                "x": part[keep].tolist(),
+                "x": at.tolist(),
                 "y": (100.0 * (keep + 1) / part.size).tolist(),
                 "line": {"color": PALETTE[number % len(PALETTE)], "width": 2, "shape": "hv"},
                 "customdata": text,
@@ -106,7 +118,7 @@ def _distribution(flows: pl.DataFrame, column: str, name: str, title: str) -> Se
         )
     layout = _layout(
         340,
-        xaxis=_axis(title, type="log", exponentformat="power" if column == "completion" else "none"),
+        xaxis=_axis(title, type="log", exponentformat="none"),
         yaxis=_axis("finished flows, %", range=[0, 101]),
     )
     what = "Completion times" if column == "completion" else "Slowdown"
@@ -116,6 +128,11 @@ def _distribution(flows: pl.DataFrame, column: str, name: str, title: str) -> Se
         else "Completion time over what the flow would take alone: 1 is perfect."
     )
     return Section(name, what, lead, {"data": data, "layout": layout})
+
+
+def _time_unit(typical: float) -> tuple[str, float]:
+    """The unit for an axis around ``typical`` seconds, and how many of it a second has."""
+    return ("us", 1e6) if typical < 1e-3 else ("ms", 1e3) if typical < 1.0 else ("s", 1.0)
 
 
 def _natural(name: str) -> list[Any]:
@@ -230,14 +247,17 @@ def _series(series: pl.DataFrame) -> Section:
         340,
         xaxis=_axis("time, us"),
         yaxis=_axis("bytes waiting, KiB", rangemode="tozero"),
+        showlegend=True,
     )
-    lead = "Sampled queues over time." + (f" Every {step}th sample is drawn." if step > 1 else "")
+    names = [name for name in thin.columns if name != "time"]
+    which = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    lead = f"Bytes that wait to leave by {which}." + (f" Every {step}th sample is drawn." if step > 1 else "")
     return Section("series", "Queues over time", lead, {"data": data, "layout": layout})
 
 
 def _queues(queues: pl.DataFrame, most: int = 20) -> Section:
-    """The longest queues."""
-    top = queues.sort("max_bytes", descending=True, maintain_order=True).head(most)
+    """The longest queues on average (most reach their limit once), with what limits and marks them."""
+    top = queues.sort("mean_bytes", "max_bytes", descending=True, maintain_order=True).head(most)
     names = [escape(name) for name in top["name"].to_list()]
     data = [
         {
@@ -255,6 +275,25 @@ def _queues(queues: pl.DataFrame, most: int = 20) -> Section:
             ("mean_bytes", "on average over time", "#4477aa"),
         )
     ]
+    for column, label, colour in (
+        ("ecn_bytes", "marks begin", "#e8a33d"),
+        ("limit_bytes", "most that fits", "#c8506b"),
+    ):
+        if column in top.columns and top[column].count():
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": label,
+                    "y": names,
+                    "x": (top[column] / 1024.0).to_list(),
+                    "marker": {"symbol": "line-ns-open", "size": 14, "color": colour, "line": {"width": 2}},
+                    "customdata": [
+                        "" if v is None else format_bytes(float(v)) for v in top[column].to_list()
+                    ],
+                    "hovertemplate": f"%{{y}}: %{{customdata}} {label}<extra></extra>",
+                }
+            )
     layout = _layout(
         110 + 22 * len(names),
         barmode="overlay",
@@ -262,7 +301,10 @@ def _queues(queues: pl.DataFrame, most: int = 20) -> Section:
         yaxis={"autorange": "reversed", "automargin": True, "fixedrange": True, "showgrid": False},
         bargap=0.3,
     )
-    lead = f"The {len(names)} longest of {queues.height:,} queues that carried anything."
+    lead = (
+        f"The {len(names)} longest on average over time of {queues.height:,} queues that carried anything, "
+        "with what fits into one class of a queue and where its ECN marks begin."
+    )
     return Section("queues", "Longest queues", lead, {"data": data, "layout": layout})
 
 

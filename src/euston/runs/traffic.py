@@ -79,6 +79,7 @@ def prepare(s: Scenario) -> PreparedTraffic:
     BadInput
         With the place in the scenario.
     """
+    from euston.network.balancing.ecmp import Ecmp
     from euston.scenario.flows import traffic_of
 
     if not s.is_traffic:
@@ -92,10 +93,12 @@ def prepare(s: Scenario) -> PreparedTraffic:
         raise ConfigError(at("jobs", f"traffic on {len(names)} sites in one run; use one site"))
     home = s.site(s.jobs[0].placement.site)
     built = site_fabric(home, f"sites[{s.sites.index(home)}]")
+    transport = s.policies.transport.make()
     balancing = s.policies.balancing.make(s.run.seed)
+    if "balancing" not in s.policies.model_fields_set and getattr(transport, "in_order", False):
+        balancing = Ecmp(seed=s.run.seed)
     if hasattr(balancing, "check"):
         balancing.check(built, where="policies.balancing")
-    transport = s.policies.transport.make()
     s.policies.allocation.begin(built, [job.name for job in s.jobs], ())
     for i, fault in enumerate(s.faults):
         if fault.host is not None:

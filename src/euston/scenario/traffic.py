@@ -201,7 +201,9 @@ class CollectiveFlows(Section):
     )
     bytes: PositiveDataSize = Field(description="The full buffer of an accelerator (M of nccl-tests).")
     algorithm: Text | None = Field(
-        default=None, description="ring, tree, halving_doubling, direct, hierarchical, two_level, ..."
+        default=None,
+        description="; ".join(f"{kind}: {', '.join(known)}" for kind, known in ALGORITHMS.items())
+        + "; where hosts have several accelerators also hierarchical, and two_level for all_to_all.",
     )
     iterations: Count = Field(default=1, description="How often.")
     compute: Duration = Field(default=0.0, description="Computation before every collective.")

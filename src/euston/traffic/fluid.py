@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from euston.clock import Executor, QueueTable, TransferTable
-from euston.errors import ConfigError
+from euston.errors import ConfigError, SimulationError
 from euston.fabrics import Fabric
 from euston.network import FlowResult, Flows
+from euston.network._stuck import never_end
 from euston.network.allocation import AllocationPolicy, assign_flows
 from euston.network.allocation.max_min import MaxMin
 from euston.network.balancing import Balancing
@@ -169,7 +170,16 @@ def run_fluid(
     else:
         while not executor.done and executor.next_time() <= until and executor.next_time() < np.inf:
             executor.advance(until)
+    begin, end, left = executor.progress()
+    if not executor.done and executor.next_time() == np.inf:
+        why = "their links are dead for good"
+        raise SimulationError(
+            never_end(given, fabric, np.isfinite(end[sends])[of], np.isfinite(begin[sends])[of], why)
+        )
     run = executor.result()
+    done = np.where(end[sends] <= until, 1.0, 1.0 - left[sends] / low.size[number])
+    share = np.where(np.isfinite(begin[sends]), done, 0.0)[of]
+    arrived = np.asarray(share * given.bytes, np.float64)
     return FlowResult(
         flows=given,
         start=run.start[sends][of],
@@ -194,6 +204,7 @@ def run_fluid(
             "settings": asdict(s),
             "goodput_factor": s.mtu / (s.mtu + s.header),
         },
+        arrived=arrived,
     )
 
 

@@ -49,14 +49,15 @@ def flow_table(result: FlowResult, ideal: NDArray[np.float64]) -> pl.DataFrame:
     Returns
     -------
     polars.DataFrame
-        ``flow, src, dst, bytes, bucket, start, end, completion, ideal, slowdown, rate, tag`` and what the
-        engine counted per flow; null where a flow did not end (or start).
+        ``flow, src, dst, bytes, delivered, bucket, start, end, completion, ideal, slowdown, rate, tag`` and
+        what the engine counted per flow; null where a flow did not end (or start). ``delivered`` are the
+        bytes that arrived, ``rate`` is theirs.
     """
     flows = result.flows
     done = result.finished
     completion = np.where(done, result.completion, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
-        slowdown, rate = completion / ideal, flows.bytes / completion
+        slowdown, rate = completion / ideal, result.delivered / completion
     tags = np.array([*flows.tags, ""], dtype=object)[flows.group]
     table = pl.DataFrame(
         {
@@ -64,6 +65,7 @@ def flow_table(result: FlowResult, ideal: NDArray[np.float64]) -> pl.DataFrame:
             "src": flows.src,
             "dst": flows.dst,
             "bytes": flows.bytes,
+            "delivered": np.rint(result.delivered).astype(np.int64),
             "bucket": _bucket(flows.bytes),
             "start": result.start,
             "end": np.where(done, result.end, np.nan),
@@ -241,10 +243,9 @@ def tier_table(result: FlowResult, fabric: Fabric) -> pl.DataFrame:
 
 
 def goodput(result: FlowResult) -> float:
-    """Payload of finished flows over the time from first start to last end, bytes/s; NaN for none."""
-    done = result.finished
-    window = _window(result)
-    return float(result.flows.bytes[done].sum()) / window if done.any() and window > 0 else float("nan")
+    """Payload that arrived over the time from first start to last end (or cut), bytes/s; NaN for none."""
+    arrived, window = float(result.delivered.sum()), _window(result)
+    return arrived / window if arrived > 0 and window > 0 else float("nan")
 
 
 def steady_goodput(result: FlowResult, low: float = 0.1, high: float = 0.9) -> float:
@@ -255,7 +256,7 @@ def steady_goodput(result: FlowResult, low: float = 0.1, high: float = 0.9) -> f
     """
     done = result.finished
     begin, end = result.start[done], result.end[done]
-    size = result.flows.bytes[done].astype(np.float64)
+    size = result.delivered[done]
     moving = end > begin
     if not moving.any():
         return float("nan")

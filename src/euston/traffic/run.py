@@ -13,9 +13,11 @@ from numpy.typing import ArrayLike
 from euston.errors import ConfigError, SimulationError, unknown
 from euston.fabrics import Fabric
 from euston.network import FlowResult, Flows
+from euston.network._stuck import never_end
 from euston.network.allocation import AllocationPolicy, Assignment, QueuePlan, assign_flows
 from euston.network.allocation.max_min import MaxMin
 from euston.network.balancing import Balancing
+from euston.network.balancing.ecmp import Ecmp
 from euston.network.balancing.spray import Spray
 from euston.network.faults import LinkFault, capacity_at, change_times
 from euston.network.packet import Fault, PacketEngine, PacketSettings
@@ -23,7 +25,7 @@ from euston.network.transport import Transport
 from euston.network.transport.nscc import Nscc
 from euston.traffic.fluid import FluidSettings, run_fluid
 
-__all__ = ["NETWORKS", "NetworkFidelity", "framing", "packet_faults", "run_flows"]
+__all__ = ["NETWORKS", "NetworkFidelity", "framing", "one_path_or_all", "packet_faults", "run_flows"]
 
 NetworkFidelity = Literal["fluid", "packet"]
 NETWORKS: tuple[NetworkFidelity, ...] = ("fluid", "packet")
@@ -54,7 +56,7 @@ def run_flows(
     ----------
     network : "fluid" | "packet"
     balancing : Balancing
-        `Spray` when left out.
+        When left out `Spray`, or `Ecmp` under a packet transport whose receivers want packets in order.
     transport : Transport
         Of the packet engine, `Nscc` when left out. The fluid engine takes its packet and header sizes only
         (unless ``settings`` give them), so that both move the same bytes on the wire.
@@ -80,7 +82,7 @@ def run_flows(
     kind = FluidSettings if network == "fluid" else PacketSettings
     if settings is not None and not isinstance(settings, kind):
         raise ConfigError(f"`settings`: {type(settings).__name__} is not for {network}; use {kind.__name__}")
-    policy = Spray() if balancing is None else balancing
+    policy = one_path_or_all(network, transport) if balancing is None else balancing
     if network == "fluid":
         if settings is None and transport is not None:
             settings = framing(transport)
@@ -122,7 +124,11 @@ def run_flows(
     result = engine.result()
     result.meta["until"] = None if until == np.inf else until
     if until == np.inf and not result.finished.all():
-        raise SimulationError(_never(result, fabric))
+        started, gone = np.isfinite(result.start), int(result.stats["given_up"])
+        why = (
+            f"{gone:,} given up after {settings.retries} timeouts in a row" if gone else "a pause never ends"
+        )
+        raise SimulationError(never_end(flows, fabric, result.finished, started, why))
     return result
 
 
@@ -137,15 +143,10 @@ def _advance(engine: PacketEngine, until: float, tell: Callable[[str], None]) ->
         tell(f"packets: {engine.now * 1e6:,.0f} us simulated")
 
 
-def _never(result: FlowResult, fabric: Fabric) -> str:
-    stuck = np.flatnonzero(~result.finished)
-    flows = result.flows
-    named = ", ".join(
-        f"{f} ({fabric.endpoint_name(int(flows.src[f]))} -> {fabric.endpoint_name(int(flows.dst[f]))})"
-        for f in stuck[:5].tolist()
-    )
-    why = "no path is left, or a pause never ends"
-    return f"{stuck.size:,} of {len(flows):,} flows never end: flow {named}; {why}"
+def one_path_or_all(network: str, transport: Transport | None) -> Balancing:
+    """The balancing where nobody says one: spraying, but one path for what throws away what overtakes."""
+    in_order = network == "packet" and transport is not None and getattr(transport, "in_order", False)
+    return Ecmp() if in_order else Spray()
 
 
 def framing(transport: Transport) -> FluidSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,13 @@ def flow_result_to_result(
     if sprayed is None:
         sprayed = not str(result.meta.get("balancing", "")).startswith("ecmp")
     known = packet if acknowledged is None else acknowledged
+    # a flow that ended without all of its bytes is measured by those that came
+    done, arrived = result.finished, result.delivered
+    asked = flows
+    short = done & (arrived < flows.bytes)
+    if short.any():
+        came = np.where(short, np.maximum(np.rint(arrived), 1.0), flows.bytes).astype(np.int64)
+        flows = replace(flows, bytes=came)
     ideal = ideal_completion(
         flows,
         fabric,
@@ -71,8 +79,7 @@ def flow_result_to_result(
     )
     wire = wire_bytes(flows.bytes, mtu, header)
     limit = bounds(flows, fabric, ideal, wire=wire, network=network)
-    table = metrics.flow_table(result, ideal)
-    done = result.finished
+    table = metrics.flow_table(result, np.where(done & (arrived == 0), np.nan, ideal))
     tables = {
         "flows": table,
         "by_size": metrics.by_size(table),
@@ -88,7 +95,7 @@ def flow_result_to_result(
     scalars: dict[str, float] = {
         "flows": float(len(flows)),
         "unfinished": float(len(flows) - int(done.sum())),
-        "makespan": result.makespan,
+        "makespan": result.makespan if done.any() or not len(flows) else float("nan"),
     }
     units = {"flows": "", "unfinished": "", "makespan": "s"}
 
@@ -102,9 +109,15 @@ def flow_result_to_result(
         names = [*(metrics.percent_name(p) for p in metrics.PERCENTS), "max"]
         add(unit, **{f"{what}_{name}": value for name, value in zip(names, found, strict=True)})
         add(unit, **{f"{what}_mean": float(values.mean()) if values.size else float("nan")})
+    add("B", delivered_bytes=float(arrived.sum()))
+    if short.any():
+        lost = float((asked.bytes - arrived)[short].sum())
+        add("", incomplete=float(short.sum()))
+        add("B", missing_bytes=lost)
+        add("1", missing_share=lost / float(asked.bytes[done].sum()))
     add("B/s", goodput=metrics.goodput(result), steady_goodput=metrics.steady_goodput(result))
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = flows.bytes[done] / result.completion[done] / flows.weight[done]
+        share = arrived[done] / result.completion[done] / flows.weight[done]
     add("1", jain=jain(share[np.isfinite(share)]))
     add("s", host_bound=limit.host, cut_bound=limit.cut, chain_bound=limit.chain)
     whole = bool(done.all()) and result.makespan > 0

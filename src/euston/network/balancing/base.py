@@ -47,6 +47,9 @@ class PathMode(IntEnum):
     """Round robin over the values that carry no penalty for marks and losses."""
     MIXED = 7
     """Values that came back unmarked first, else as BITMAP."""
+    UGAL = 8
+    """ADAPTIVE on a fabric with UGAL candidates: for every packet a random minimal or a random Valiant path,
+    by queue times hops (`euston.fabrics.ugal`)."""
 
 
 class PathChoice(NamedTuple):

@@ -29,6 +29,7 @@ SLOWEST = 1e4  # bytes/s
 REFERENCE_ECN = (0.2, 0.8)  # main_uec.cpp: parts of the bandwidth-delay product
 PAUSED_RTO = 4.2e-3  # s: nothing is lost where links pause, but packets may wait for long
 MOST_RINGS = 24  # constant delays beyond it go through the heap
+MOST_CLASSES = 62  # data classes: a bit each of L_PAUSED
 
 
 def picoseconds(seconds: NDArray[np.float64] | float) -> NDArray[np.int64]:
@@ -113,16 +114,40 @@ def _check_choice(choice: PathChoice) -> None:
 
 
 def _classes(flows: Flows, settings: PacketSettings, mtu: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Class of each flow, and (quantum, first and last of its level) of each class; class 0 is control."""
-    key = flows.priority.astype(np.int64) * 256 + flows.queue
-    keys, which = np.unique(key, return_inverse=True)
-    weight = np.array([float(settings.queue_weights.get(int(k) % 256, 1.0)) for k in keys])
-    table = np.zeros((keys.size + 1, 4), np.int64)
-    level = keys // 256
-    table[1:, y.C_FIRST] = np.searchsorted(level, level) + 1
-    table[1:, y.C_LAST] = np.searchsorted(level, level, side="right")
-    table[1:, y.C_QUANTUM] = np.ceil(mtu * weight / weight.min())
-    return (which + 1).astype(np.int64), table
+    """Class of each flow, and the rows of ``Net.rate`` that describe classes; class 0 is control."""
+    place = flows.priority.astype(np.int64) * 256 + flows.queue
+    keys, which = np.unique(np.stack((place, flows.weight)), axis=1, return_inverse=True)
+    if keys.shape[1] > MOST_CLASSES:
+        raise ConfigError(
+            f"packet engine: {keys.shape[1]:,} different places of flows (priority, queue, weight); a port "
+            f"has {MOST_CLASSES} queues at most: round the weights, or use the fluid engine"
+        )
+    queue = keys[0].astype(np.int64)
+    weight = np.array([float(settings.queue_weights.get(int(k) % 256, 1.0)) for k in queue])
+    n = queue.size
+    table = np.zeros((2 * (n + 1), 4), np.int64)
+    level = queue // 256
+    table[1 : n + 1, y.C_FIRST] = np.searchsorted(level, level) + 1
+    table[1 : n + 1, y.C_LAST] = np.searchsorted(level, level, side="right")
+    table[1 : n + 1, y.C_QUANTUM] = np.minimum(np.ceil(mtu * weight / weight.min(initial=np.inf)), 2.0**29)
+    shares = table[n + 2 :]
+    shares[:, y.W_QUEUE] = _thousandths(weight)
+    shares[:, y.W_FLOW] = _thousandths(keys[1])
+    shares[:, y.W_FIRST] = np.searchsorted(queue, queue) + 1
+    shares[:, y.W_LAST] = np.searchsorted(queue, queue, side="right")
+    return (which.ravel() + 1).astype(np.int64), table
+
+
+def _differ(flows: Flows, settings: PacketSettings) -> bool:
+    """Whether weights or priorities tell flows apart."""
+    weights = [settings.queue_weights.get(q, 1.0) for q in np.unique(flows.queue).tolist()]
+    return bool(len(set(weights)) > 1 or np.ptp(flows.priority) > 0 or np.ptp(flows.weight) > 0)
+
+
+def _thousandths(weight: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Positive weights in 1/1024 of the least, up to a millionfold."""
+    ratio = weight / weight.min(initial=np.inf)
+    return np.rint(1024.0 * np.minimum(ratio, 2.0**20)).astype(np.int64)
 
 
 def rates(
@@ -197,6 +222,11 @@ def plan(
         hops=int((table.links >= 0).sum(axis=1).max(initial=1)) - 1,
     )
     lowered = transport.lower(network)
+    if lowered.alike and _differ(flows, settings):
+        raise ConfigError(
+            f"`policies.transport`: {transport.name} shares links alike by itself, so that weights and "
+            "priorities have no effect on it; use another transport, or flows and queues that are all alike"
+        )
     # main_uec.cpp: queues of one bandwidth-delay product with trimming, five without, in whole packets
     packets = int(np.ceil(int(network.bdp) / mtu))
     queue = float(packets * (1 if settings.trimming else 5) * mtu)
@@ -275,6 +305,8 @@ def build(
     links, choice, lowered = fabric.links, made.choice, made.lowered
     flow = _flow_plan(flows, table, fabric.capacity, mtu, header)
     flow[:, y.N_CLASS], classes = _classes(flows, settings, mtu)
+    number = classes.shape[0] // 2  # of classes, control among them
+    weighted = classes[number + 1 :, y.W_FIRST] < classes[number + 1 :, y.W_LAST]
     most = int(flow[:, y.N_PACKETS].max(initial=1))
     reach = max(64.0, min(settings.window * lowered.window / mtu, float(WIDEST_WINDOW)))
     window = _power(min(most, reach))
@@ -295,7 +327,7 @@ def build(
         (y.K_GAP, choice.gap * PS), (y.K_CONTROL, lowered.control), (y.K_WINDOW, window - 1),
         (y.K_RECYCLE, min(1024, max(8, window))), (y.K_NIC_RATIO, settings.ack_ratio),
         (y.K_SAMPLE, units.duration(settings.sample, where="settings.sample") * PS),
-        (y.K_RINGS, len(arrivals) + len(rings)), (y.K_CLASSES, classes.shape[0]),
+        (y.K_RINGS, len(arrivals) + len(rings)), (y.K_CLASSES, number),
         (y.K_CLASS_ROW, rate.shape[0]),
         (y.K_HOPS, table.links.shape[1]),
         (y.K_SHARED, units.data(settings.shared_buffer, where="settings.shared_buffer")),
@@ -304,6 +336,7 @@ def build(
         (y.K_RECEIVER, receives(lowered)),
         (y.K_SENDER, lowered.control in (Control.DCQCN, Control.LOSSY)),
         (y.K_CREDIT, lowered.control == Control.NDP), (y.K_REPORT, reports(lowered)),
+        (y.K_WEIGHTED, weighted.any()),
     ):  # fmt: skip
         config[column] = int(value)
 
@@ -341,13 +374,14 @@ def build(
         link[described, y.L_LIMIT] = fabric.buffer_bytes[described]
     if pfc > 0:
         link[:, y.L_LIMIT] = pfc + headroom(fabric, settings, mtu)
-        check_lossless(fabric, settings, link[:, y.L_LIMIT] * (classes.shape[0] - 1))
+        check_lossless(fabric, settings, link[:, y.L_LIMIT] * (number - 1))
     uplinks = np.unique(table.links[:, 0])
     link[uplinks, y.L_STATE] |= y.HOST
     flow[:, y.F_SLOT] = flow[:, y.F_START] = flow[:, y.F_END] = -1
     flow[:, y.F_OPEN], flow[:, y.N_TELL] = open_, notify
-    fifo = _aligned((links, classes.shape[0], y.FIFO_COLUMNS), np.int32)
+    fifo = _aligned((links, number, y.FIFO_COLUMNS), np.int32)
     fifo[:, :, :2] = -1
+    fifo[:, :, y.Q_QUANTUM] = classes[:number, y.C_QUANTUM]
     count = np.zeros(y.COUNTERS, np.int64)
     count[y.RNG_PATH : y.RNG_SALT + 1] = (
         np.random.SeedSequence(made.seed).generate_state(4, np.uint64).view(np.int64)

@@ -17,7 +17,7 @@ from euston.network.packet._layout import (
     AGAIN, DONE, FLYING, F_TIMEOUTS, G_TIMEOUTS, INF, K_CREDIT, K_MTU, K_OVERTAKEN, K_RECEIVER, K_RTO,
     K_TRIES, K_WINDOW, LAST_HOP, LOST, MARKED, M_AGAIN, M_EV, M_STATE, NONE, N_PACKETS, P_CUM, P_EV, P_FLAGS,
     P_REF, P_SEQ, R_IN_ORDER, R_LOSSY, S_BASE, S_FLIGHT, S_FLOW, S_GOT, S_LOST, S_LOST_FROM, S_NEXT, S_STUCK,
-    S_TIMER, S_TRIES, S_WINDOW, UNSENT, W_BITS, W_BYTES,
+    S_TIMER, S_TRIED_AT, S_TRIES, S_WINDOW, UNSENT, W_BITS, W_BYTES,
 )  # fmt: skip
 from euston.network.packet._paths import CUT, ECN, GOOD, SILENT, learn
 from euston.network.packet._sender import set_timer, size_of
@@ -183,7 +183,9 @@ def on_timeout(net, st, s, time, now):  # type: ignore[no-untyped-def]
             oldest = min(oldest, st.window[s, k])
     # all flying for a short time only, and yet nothing arrives: lost packets are sent again for ever
     if found or (slot[s, S_STUCK] == slot[s, S_GOT] and not net.config[K_RECEIVER] & R_LOSSY):
-        slot[s, S_TRIES] += 1
+        if now - slot[s, S_TRIED_AT] >= net.config[K_RTO]:  # packets of one round time out one by one
+            slot[s, S_TRIED_AT] = now
+            slot[s, S_TRIES] += 1
         if slot[s, S_TRIES] > net.config[K_TRIES]:
             return ONE
     slot[s, S_STUCK] = slot[s, S_GOT]

@@ -7,15 +7,17 @@ import numpy as np
 from euston.network.packet._control import control_start
 from euston.network.packet._events import heap_push, helper
 from euston.network.packet._layout import (
-    ENDED, EV_START, F_END, F_OPEN, F_SLOT, F_START, F_STATE, G_DEAD, G_ENDED, G_SLOT_FREE, G_SLOT_FREE_N,
-    G_TOLD, INF, K_AFTER, K_RECEIVER, K_WINDOW, L_FIRST, L_LAST, M_HERE, M_STATE, NONE, N_DELAY, N_EARLIEST,
-    N_GAP, N_PACKETS, N_TELL, RUNNING, R_PULL, S_AFTER, S_EV_AHEAD, S_FLOW, S_GAP, S_OWN, S_PACE_TIMER,
-    S_QUEUED, S_STUCK, S_TICK, S_TIMER, UNSENT,
+    ENDED, EV_START, F_END, F_GOT, F_OPEN, F_SLOT, F_START, F_STATE, G_DEAD, G_ENDED, G_SLOT_FREE,
+    G_SLOT_FREE_N, G_TOLD, INF, K_AFTER, K_MTU, K_RECEIVER, K_WEIGHTED, K_WINDOW, L_FIRST, L_LAST, M_HERE,
+    M_STATE, NONE, N_DELAY, N_EARLIEST, N_GAP, N_PACKETS, N_TELL, RUNNING, R_PULL, S_AFTER, S_EV_AHEAD,
+    S_FLOW, S_GAP, S_OWN, S_PACE_TIMER, S_QUEUED, S_RECEIVED, S_STUCK, S_TICK, S_TIMER, S_TRIED_AT, UNSENT,
 )  # fmt: skip
 from euston.network.packet._ndp import forget
 from euston.network.packet._paths import begin
+from euston.network.packet._shares import count
 
 OWN = np.int64(S_OWN)
+ONE = np.int64(1)
 
 
 @helper
@@ -33,6 +35,7 @@ def start_flow(net, st, flow, now):  # type: ignore[no-untyped-def]
     slot[s, S_EV_AHEAD] = -1
     slot[s, S_TIMER] = INF
     slot[s, S_STUCK] = -1
+    slot[s, S_TRIED_AT] = 0
     used = min(net.config[K_WINDOW] + 1, st.flow[flow, N_PACKETS])
     for k in range(used):
         st.mark[s, k, M_STATE] = UNSENT
@@ -42,6 +45,8 @@ def start_flow(net, st, flow, now):  # type: ignore[no-untyped-def]
     st.flow[flow, F_START] = now
     begin(net, st, s)
     control_start(net, st, s, now)
+    if net.config[K_WEIGHTED] > 0:
+        count(net, st, flow, ONE)
     return s
 
 
@@ -93,6 +98,9 @@ def end_flow(net, st, s, state, now):  # type: ignore[no-untyped-def]
     st.counter[G_ENDED] += 1
     if net.config[K_RECEIVER] & R_PULL:
         forget(st, s)
+    if net.config[K_WEIGHTED] > 0:
+        count(net, st, flow, -ONE)
+    got = st.slot[s, S_RECEIVED] // net.config[K_MTU]
     _leave(st, s)
     if state == ENDED:
         after = net.config[K_AFTER]
@@ -100,5 +108,6 @@ def end_flow(net, st, s, state, now):  # type: ignore[no-untyped-def]
             release(st, net.lists[k], now)
     else:
         st.counter[G_DEAD] += 1
+        st.flow[flow, F_GOT] = got
     if st.flow[flow, N_TELL]:
         st.counter[G_TOLD] = flow

@@ -20,6 +20,7 @@ from euston.network.packet._others import notified, ticked
 from euston.network.packet._prefetch import prefetch
 from euston.network.packet._receiver import on_data
 from euston.network.packet._sender import kick, nic_next
+from euston.network.packet._shares import count as count_flow
 from euston.network.packet._special import special
 from euston.network.packet._switch import deliver, drop, enqueue, leave_queue, pop, queued, resume, sent
 
@@ -240,6 +241,13 @@ def push_start(net, st, time, flow):  # type: ignore[no-untyped-def]
     """A released flow starts at ``time``."""
     heap_push(st.heap, st.counter, time, EV_START, flow)
     resume_samples(net, st, st.counter[G_NOW])
+
+
+@njit(cache=True, no_cfunc_wrapper=True, error_model="numpy")
+def recount(net, st, flows, sign):  # type: ignore[no-untyped-def]
+    """Flows leave (-1) their links, or come (1) to new ones; see `_shares`."""
+    for flow in flows:
+        count_flow(net, st, flow, sign)
 
 
 @njit(cache=True, no_cfunc_wrapper=True, error_model="numpy")

@@ -83,15 +83,19 @@ UP, DOWN, HOST = np.arange(3)  # L_STATE: bits of a dead link and of a host's up
     Q_DEFICIT,
     Q_HELD,  # PFC: bytes that came by this link and wait downstream; -1 - bytes while it is paused
     Q_TURN,  # of the first class of a level: class of its DWRR round
-) = _COLUMN[:6]
+    Q_FLOWS,  # running flows of the class that may use the link, in 1/4096 of a flow; counted if K_WEIGHTED
+    Q_QUANTUM,  # DWRR quantum in bytes
+) = _COLUMN[:8]
 FIFO_COLUMNS = 8
 
 # Net.rate int64[R, 4]: what a speed means
 T_DATA, T_DATA_RING, T_CTRL, T_CTRL_RING = _COLUMN[:4]  # ps for a full packet and its ring, for a header
 
 # Rows K_CLASS_ROW + c of Net.rate: DWRR quantum in bytes of data class c, first and last class of its strict
-# level; classes are in order of level
+# level; classes are in order of level. K_CLASSES rows later: weight of the class's queue and of each of its
+# flows in 1/1024, first and last class of the queue
 C_QUANTUM, C_FIRST, C_LAST = _COLUMN[:3]
+W_QUEUE, W_FLOW, W_FIRST, W_LAST = _COLUMN[:4]
 
 # ---- events ------------------------------------------------------------------------------------------------
 # Rings hold (time, id): the first Net.rings[0] of them arrivals (id: packet), the others ends of
@@ -128,7 +132,7 @@ EV_ARRIVE, EV_SENT, EV_START, EV_TIMEOUT, EV_PACE, EV_SAMPLE, EV_PAUSE, EV_RESUM
     F_TIMEOUTS,
     # some transports only
     N_EXTRA,  # State.extra: NDP: row of the destination host; LOSSY: first word of the packets received
-    F_GOT,  # LOSSY: packets received when it was closed
+    F_GOT,  # LOSSY: packets received when it was closed; any: when it was given up
     F_CLOSED,  # LOSSY: why, see _lossy.py
     F_CLOSED_AT,  # ps
 ) = _COLUMN[:24]
@@ -151,7 +155,7 @@ WAITING, RUNNING, ENDED, DEAD = np.arange(4)
     S_QUEUED,  # 1 + the link while waiting for its NIC, 0 otherwise
     S_AFTER,  # next slot that waits for the same NIC
     S_TIMER,  # when the retransmission timer fires, INF when off
-    S_TRIES,  # timeouts since the last progress
+    S_TRIES,  # timeouts since the last progress, at most one in a timeout's time
     S_PACE,  # earliest time of the next packet, when paced
     S_PACE_TIMER,
     S_GAP,  # as N_GAP; a congestion control that sets rates writes it
@@ -178,6 +182,7 @@ S_OWN = 32
 # the last of them belong to receivers: when the next CNP may go; number asked for (+ 1) and when (go-back-N)
 S_TOLD_AT, S_WANTED, S_WANTED_AT = _COLUMN[61:64]
 S_STUCK = _COLUMN[60]  # S_GOT when the retransmission timer last fired
+S_TRIED_AT = _COLUMN[59]  # when it last counted as a try, ps
 SLOT_COLUMNS = 64
 
 # State.window int64[S, W]: when a packet was last sent; State.mark int32[S, W, 4]
@@ -261,7 +266,8 @@ COUNTERS = 64
     K_SENDER,  # 1: the congestion control is told of every packet sent
     K_CREDIT,  # 1: S_WINDOW counts all that may be sent since the start, S_FLIGHT all that was
     K_REPORT,  # links that can report in a packet (INT), 0: none
-) = _COLUMN[:36]
+    K_WEIGHTED,  # 1: flows of one queue differ in weight, so that quanta follow the flows of each link
+) = _COLUMN[:37]
 CONFIG_COLUMNS = 64
 
 R_NOTIFY, R_IN_ORDER, R_PULL, R_LOSSY = 2 ** np.arange(4)  # CNPs, go-back-N, PULLs, no retransmission

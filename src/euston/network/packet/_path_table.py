@@ -1,9 +1,10 @@
 """Paths of flows as one flat table: distinct paths per pair, or one path per entropy value.
 
 Only ``fabric.route`` is asked, so that any fabric works. It promises path number ``choice % live`` of a pair,
-so asking for 0, 1, 2, ... gives all paths until the first comes back. A pair with no more paths than entropy
-values has its paths listed once, and the kernel hashes (flow, value) to one of them, as switches do; with
-fewer values than paths each value of a flow is hashed here.
+so asking for 0, 1, 2, ... gives all paths until the first comes back. (UGAL's minimal and Valiant paths take
+turns: until both first ones do. The shorter list is repeated, so that half the rows are minimal.) A pair with
+no more paths than entropy values has its paths listed once, and the kernel hashes (flow, value) to one of
+them, as switches do; with fewer values than paths each value of a flow is hashed here.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 
 from euston.errors import ConfigError
 from euston.fabrics import Fabric
+from euston.fabrics._graph_structure import SwitchGraph
 from euston.fabrics.structure import Network
 
-__all__ = ["PathTable", "path_table"]
+__all__ = ["PathTable", "in_pairs", "path_table"]
 
 Numbers = Callable[..., NDArray[np.uint64]]
 """``Ecmp.choices``: path numbers of flows and their queue pairs, for ``fabric.route``."""
@@ -64,6 +66,11 @@ def _alike(parts: list[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
     return [np.hstack((part, pad)) for part, pad in zip(parts, pads, strict=True)]
 
 
+def in_pairs(fabric: Fabric) -> bool:
+    """Whether even path numbers are minimal paths and odd ones Valiant paths; see `euston.fabrics.ugal`."""
+    return isinstance(fabric.structure, SwitchGraph) and fabric.structure.routing.kind == "ugal"
+
+
 def path_table(
     fabric: Fabric,
     src: NDArray[np.int32],
@@ -100,21 +107,25 @@ def path_table(
     def route(rows: NDArray[np.int64], choice: int) -> NDArray[np.int32]:
         return fabric.route(s[rows], d[rows], choice, network=network, alive=alive)
 
-    # all paths of the pairs that have no more than there are entropy values
+    # all paths of the pairs that have no more than there are entropy values; UGAL's come in twos
+    together = 2 if in_pairs(fabric) else 1
     everyone = np.arange(pairs.size, dtype=np.int64)
-    first = route(everyone, 0)
-    found, owners = [first], [everyone]
+    firsts = [route(everyone, k) for k in range(together)]
+    found, owners = [*firsts], [everyone] * together
     open_ = everyone
-    number = np.ones(pairs.size, np.int64)
-    for choice in range(1, entropies + 1):
-        rows, before = _alike([route(open_, choice), first[open_]])
-        new = (rows != before).any(axis=1)
+    number = np.full(pairs.size, together, np.int64)
+    for choice in range(together, entropies + together, together):
+        rows = [route(open_, choice + k) for k in range(together)]
+        new = np.zeros(open_.size, np.bool_)
+        for row, first in zip(rows, firsts, strict=True):
+            here, before = _alike([row, first[open_]])
+            new |= (here != before).any(axis=1)
         open_ = open_[new]
         if open_.size == 0:
             break
-        number[open_] += 1
-        found.append(rows[new])
-        owners.append(open_)
+        number[open_] += together
+        found += [row[new] for row in rows]
+        owners += [open_] * together
         if sum(map(len, found)) > MOST_ROWS:
             raise ConfigError(
                 f"packet engine: {pairs.size:,} pairs have more than {MOST_ROWS:,} paths; use fewer entropies"
@@ -145,6 +156,8 @@ def path_table(
         parts = [links]
         for way, (a, b) in enumerate(((src, dst), (dst, src))):
             hashes = _mix(_mix((flow << np.uint64(20)) ^ value ^ salt) + np.uint64(way))
+            if together == 2 and entropies > 1:  # even values are minimal paths
+                hashes = (hashes & ~np.uint64(1)) | (value & np.uint64(1))
             a_rows, b_rows = np.repeat(a[single], entropies), np.repeat(b[single], entropies)
             parts.append(fabric.route(a_rows, b_rows, hashes, network=network, alive=alive))
         links = np.concatenate(_alike(parts))

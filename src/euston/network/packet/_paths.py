@@ -5,7 +5,8 @@ An entropy value (EV) is what a header offers to the switches' hash. Modes (`bal
 ECMP: one EV per queue pair, each carries an equal part of the message, in turns (one after the other where
 the receiver takes packets in order only). OBLIVIOUS: a new random order of all
 EVs each round. ROUND_ROBIN: in order from a random start. FLOWLET: a new EV after a silent gap (LetFlow).
-ADAPTIVE: the EV, of two random ones, with the shorter queue behind the first switch. REPS: EVs whose packets
+ADAPTIVE: the EV, of two random ones, with the shorter queue behind the first switch. UGAL: the same between
+a minimal and a Valiant path, queues times hops. REPS: EVs whose packets
 came back unmarked, each once, else random; frozen after a timeout (arXiv 2407.21625). BITMAP: all in turn,
 passing over those with a penalty. MIXED: recycled good EVs first, else BITMAP. Penalties and the freezing
 rules are those of `uec_mp.cpp` and `buffer_reps.cpp` in uet-htsim @40ccb05.
@@ -23,12 +24,13 @@ from euston.network.packet._layout import (
     S_MIX, S_NEXT, S_RECYCLED, S_RECYCLED_AT,
 )  # fmt: skip
 
-ECMP, OBLIVIOUS, ROUND_ROBIN, FLOWLET, ADAPTIVE, REPS, BITMAP, MIXED = np.array(list(PathMode))
+ECMP, OBLIVIOUS, ROUND_ROBIN, FLOWLET, ADAPTIVE, REPS, BITMAP, MIXED, UGAL = np.array(list(PathMode))
 
 GOOD, ECN, CUT, SILENT = np.arange(4)  # what became of a packet
 THERE, BACK = np.arange(2)
 PENALTY = np.array([0, 1, 4, 15])  # uec_mp.cpp
 MOST = np.int64(15)
+ZERO = np.int64(0)
 REPS_BUFFER = np.int64(8)  # buffer_reps.cpp: repsBufferSize
 REPS_FREEZE = np.int64(10**10)  # ps; exit_freeze_after
 REPS_EXPLORE = np.int64(16)  # uec_mp.cpp: packets that explore after a freeze
@@ -46,7 +48,7 @@ def path(net, st, flow, ev, back):  # type: ignore[no-untyped-def]
     row = np.int64(ev)
     if n == 1:
         row = np.int64(0)
-    elif n > 0 and net.config[K_MODE] == ROUND_ROBIN:  # one after the other: a hash would meet some twice
+    elif n > 0 and net.config[K_MODE] in (ROUND_ROBIN, UGAL):  # in order: a hash would meet some twice
         row = np.int64(ev) % n
     elif n > 0:
         key = (np.uint64(flow) << S20) ^ np.uint64(ev) ^ np.uint64(st.counter[RNG_SALT])
@@ -139,6 +141,28 @@ def _adaptive(net, st, s):  # type: ignore[no-untyped-def]
 
 
 @helper
+def _cost(net, st, pos):  # type: ignore[no-untyped-def]
+    """UGAL's measure of a path: data waiting behind the first switch, times hops between switches."""
+    at, hops = np.int64(net.hop[pos + 1]), np.int64(-2)
+    while net.hop[pos] >= 0:
+        hops += 1
+        pos += 1
+    return st.link[at, L_BYTES] * max(hops, ZERO) if at >= 0 else ZERO
+
+
+@helper
+def _ugal(net, st, s):  # type: ignore[no-untyped-def]
+    """UGAL-L: a minimal path (even number) unless a Valiant one (odd) costs less; no bias."""
+    flow = st.slot[s, S_FLOW]
+    pairs = abs(st.flow[flow, N_FORWARD_N]) >> 1
+    if pairs == 0:
+        return ZERO
+    minimal, other = 2 * below(st.counter, RNG_PATH, pairs), 2 * below(st.counter, RNG_PATH, pairs) + 1
+    direct = _cost(net, st, path(net, st, flow, minimal, THERE))
+    return minimal if direct <= _cost(net, st, path(net, st, flow, other, THERE)) else other
+
+
+@helper
 def _other(config, slot, paths, count, packets, s, now):  # type: ignore[no-untyped-def]
     """The next value in the modes that look at nothing but the slot."""
     n, mode = config[K_ENTROPIES], config[K_MODE]
@@ -175,6 +199,8 @@ def choose(net, st, s, now):  # type: ignore[no-untyped-def]
         return np.int64(st.paths[s, net.config[K_ENTROPIES] + ((slot[s, S_RECYCLED_AT] - held) & (size - 1))])
     if mode == ADAPTIVE:
         return _adaptive(net, st, s)
+    if mode == UGAL:
+        return _ugal(net, st, s)
     packets = st.flow[slot[s, S_FLOW], N_PACKETS]
     return _other(net.config, slot, st.paths, st.counter, packets, s, now)
 

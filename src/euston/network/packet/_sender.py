@@ -11,12 +11,12 @@ import numpy as np
 
 from euston.network.packet._events import heap_push, helper, inlined
 from euston.network.packet._layout import (
-    AGAIN, C_FIRST, C_LAST, C_QUANTUM, DATA, EV_PACE, EV_TIMEOUT, FLYING, F_AGAIN, G_AGAIN, G_DATA, INF,
-    K_CLASSES, K_CLASS_ROW, K_MTU, K_NIC_RATIO, K_RTO, K_SENDER, K_WINDOW, LOST, L_FIRST, L_LAST, L_OWN,
-    L_PAUSED, L_RATIO, L_SERVING, M_AGAIN, M_EV, M_STATE, NONE, N_CLASS, N_FIRST, N_LAST, N_PACKETS, P_AUX,
-    P_CLASS, P_EV, P_FLAGS, P_FLOW, P_KIND, P_POS, P_SEQ, P_SIZE, P_SLOT, Q_DEFICIT, Q_HEAD, Q_TURN, REQUEST,
-    S_AFTER, S_BASE, S_EV_AHEAD, S_FLIGHT, S_FLOW, S_GAP, S_LAST_SENT, S_LOST, S_LOST_FROM, S_NEXT, S_PACE,
-    S_PACE_TIMER, S_QUEUED, S_TIMER, S_WINDOW,
+    AGAIN, C_FIRST, C_LAST, DATA, EV_PACE, EV_TIMEOUT, FLYING, F_AGAIN, G_AGAIN, G_DATA, INF, K_CLASSES,
+    K_CLASS_ROW, K_MTU, K_NIC_RATIO, K_RTO, K_SENDER, K_WINDOW, LOST, L_FIRST, L_LAST, L_OWN, L_PAUSED,
+    L_RATIO, L_SERVING, M_AGAIN, M_EV, M_STATE, NONE, N_CLASS, N_FIRST, N_LAST, N_PACKETS, P_AUX, P_CLASS,
+    P_EV, P_FLAGS, P_FLOW, P_KIND, P_POS, P_SEQ, P_SIZE, P_SLOT, Q_DEFICIT, Q_HEAD, Q_QUANTUM, Q_TURN,
+    REQUEST, S_AFTER, S_BASE, S_EV_AHEAD, S_FLIGHT, S_FLOW, S_GAP, S_LAST_SENT, S_LOST, S_LOST_FROM, S_NEXT,
+    S_PACE, S_PACE_TIMER, S_QUEUED, S_TIMER, S_WINDOW,
 )  # fmt: skip
 from euston.network.packet._others import sent_one
 from euston.network.packet._paths import THERE, choose, path
@@ -209,7 +209,7 @@ def _whose_turn(net, st, at):  # type: ignore[no-untyped-def]
                 return s
         turn = turn + 1 if turn < last else first
         if _first_of(net, st, at, turn) >= 0:
-            st.fifo[at, turn, Q_DEFICIT] += net.rate[row + turn, C_QUANTUM]
+            st.fifo[at, turn, Q_DEFICIT] += st.fifo[at, turn, Q_QUANTUM]
 
 
 @helper

@@ -13,13 +13,14 @@ import numpy as np
 
 from euston.network.packet._events import draw, heap_push, helper, inlined, ring_push, uniform
 from euston.network.packet._layout import (
-    C_FIRST, C_LAST, C_QUANTUM, DOWN, EV_ARRIVE, EV_PAUSE, EV_RESUME, EV_SENT, G_DELIVERED, G_DROPPED, G_FREE,
-    G_FREE_N, G_MADE, G_MARKED, G_PAUSES, G_TRIMMED, HOST, K_ALPHA, K_CLASSES, K_CLASS_ROW, K_CONTROL_LIMIT,
-    K_HEADER, K_MARK_MOST, K_MTU, K_REPORT, K_SHARED, K_TRIM, K_XOFF, K_XON, LAST_HOP, L_AREA, L_BACK,
-    L_BYTES, L_DROPS, L_GAP, L_HIGH, L_LATENCY, L_LIMIT, L_LOW, L_MARKS, L_MOST, L_OWNER, L_PAUSED, L_RATE,
-    L_SENT, L_SERVING, L_SINCE, L_STATE, L_TRIMS, L_USED, L_WAY, MARKED, NONE, PACKET_COLUMNS, P_AUX, P_CLASS,
-    P_FLAGS, P_NEXT, P_POS, P_SIZE, Q_BYTES, Q_DEFICIT, Q_HEAD, Q_HELD, Q_TAIL, Q_TURN, REPORT_COLUMNS,
-    RNG_MARK, RNG_TRIM, TRIMMED, T_CTRL, T_CTRL_RING, T_DATA, T_DATA_RING, V_LINK, V_QUEUE, V_SENT, V_TIME,
+    C_FIRST, C_LAST, DOWN, EV_ARRIVE, EV_PAUSE, EV_RESUME, EV_SENT, G_DELIVERED, G_DROPPED, G_FREE, G_FREE_N,
+    G_MADE, G_MARKED, G_PAUSES, G_TRIMMED, HOST, K_ALPHA, K_CLASSES, K_CLASS_ROW, K_CONTROL_LIMIT, K_HEADER,
+    K_MARK_MOST, K_MTU, K_REPORT, K_SHARED, K_TRIM, K_XOFF, K_XON, LAST_HOP, L_AREA, L_BACK, L_BYTES,
+    L_DROPS, L_GAP, L_HIGH, L_LATENCY, L_LIMIT, L_LOW, L_MARKS, L_MOST, L_OWNER, L_PAUSED, L_RATE, L_SENT,
+    L_SERVING, L_SINCE, L_STATE, L_TRIMS, L_USED, L_WAY, MARKED, NONE, PACKET_COLUMNS, P_AUX, P_CLASS,
+    P_FLAGS, P_NEXT, P_POS, P_SIZE, Q_BYTES, Q_DEFICIT, Q_HEAD, Q_HELD, Q_QUANTUM, Q_TAIL, Q_TURN,
+    REPORT_COLUMNS, RNG_MARK, RNG_TRIM, TRIMMED, T_CTRL, T_CTRL_RING, T_DATA, T_DATA_RING, V_LINK, V_QUEUE,
+    V_SENT, V_TIME,
 )  # fmt: skip
 
 HALF = np.uint64(2**63)
@@ -130,7 +131,7 @@ def next_data(net, st, at):  # type: ignore[no-untyped-def]
             return turn
         turn = turn + ONE if turn < last else first
         if st.fifo[at, turn, Q_HEAD] >= 0 and not (paused >> turn) & 1:
-            st.fifo[at, turn, Q_DEFICIT] += net.rate[row + turn, C_QUANTUM]
+            st.fifo[at, turn, Q_DEFICIT] += st.fifo[at, turn, Q_QUANTUM]
 
 
 @inlined

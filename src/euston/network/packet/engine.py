@@ -13,15 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 from euston import units
 from euston.errors import ConfigError, RouteError, SimulationError
 from euston.fabrics import Fabric
+from euston.network._stuck import never_end
 from euston.network.balancing.base import PathChoice, PathMode
 from euston.network.flows import FlowResult, Flows
 from euston.network.packet import _build, _kernel
 from euston.network.packet import _layout as y
 from euston.network.packet._extras import closings, missing
 from euston.network.packet._lossless import check_deadlock
-from euston.network.packet._path_table import path_table
+from euston.network.packet._path_table import in_pairs, path_table
 from euston.network.packet.settings import Fault, PacketSettings
-from euston.network.transport.base import Transport
+from euston.network.transport.base import Recovery, Transport
 from euston.network.transport.nscc import Nscc
 
 __all__ = ["PacketEngine", "run_packets"]
@@ -30,15 +31,15 @@ PS = 1e12
 MIXED_64 = PathChoice(PathMode.MIXED, 64)  # what uet-htsim's htsim_uec does without options
 
 
-def _path_choice(balancing: Any) -> PathChoice:
+def _path_choice(balancing: Any, fabric: Fabric) -> PathChoice:
     """The packet engine's view of a balancing policy."""
-    if isinstance(balancing, PathChoice):
-        return balancing
-    view = getattr(balancing, "packet", None)
+    view = balancing if isinstance(balancing, PathChoice) else getattr(balancing, "packet", None)
     view = view() if callable(view) else view
     if not isinstance(view, PathChoice):
         name = getattr(balancing, "name", type(balancing).__name__)
         raise ConfigError(f"`policies.balancing`: {name!r} says nothing about packets; use another policy")
+    if view.mode == PathMode.ADAPTIVE and in_pairs(fabric):
+        return view._replace(mode=PathMode.UGAL)
     return view
 
 
@@ -81,7 +82,7 @@ class PacketEngine:
         self.flows, self.fabric, self.seed = flows, fabric, seed
         self.transport = Nscc() if transport is None else transport
         self.settings = PacketSettings() if settings is None else settings
-        self.choice = _path_choice(balancing)
+        self.choice = _path_choice(balancing, fabric)
         none = np.zeros(len(flows), np.bool_)
         self._held = none.copy() if held is None else np.array(held, np.bool_)
         told = none if notify is None else np.asarray(notify, np.bool_)
@@ -108,6 +109,7 @@ class PacketEngine:
             planned.append((fault.time, 0, np.array(links), fault.factor))
             planned.append((fault.time + pause, 1, np.array(links), fault.factor))
         self._faults = sorted(planned, key=lambda f: (f[0], f[1]))
+        self._patience()
         self._wall = 0.0
 
     # ---- a component of the clock ----------------------------------------------------------------------
@@ -183,6 +185,8 @@ class PacketEngine:
         time, routes, links, factor = fault
         now = round(time * PS)
         self._state.counter[y.G_NOW] = max(now, int(self._state.counter[y.G_NOW]))
+        self._state.slot[:, y.S_TRIES] = 0
+        self._patience()
         if routes:
             self._reroute()
             return
@@ -220,6 +224,10 @@ class PacketEngine:
         for at in links.tolist() if factor == 0 else []:
             _kernel.flush(self._net, self._state, np.int64(at), np.int64(now))
 
+    def _patience(self) -> None:
+        """Nobody is given up while links are going to change: a way may come back."""
+        self._net.config[y.K_TRIES] = y.INF if self._faults else self.settings.retries
+
     def _reroute(self) -> None:
         """New paths for packets sent from now on; those on their way keep theirs.
 
@@ -253,9 +261,12 @@ class PacketEngine:
         links = np.full((table.links.shape[0], width), -1, np.int32)
         links[:, : table.links.shape[1]] = table.links
         way = np.where(table.hashed, 1, -1)
+        running = open_[flow[open_, y.F_STATE] == y.RUNNING] if net.config[y.K_WEIGHTED] else open_[:0]
+        _kernel.recount(net, self._state, running, np.int64(-1))
         flow[open_, y.N_FORWARD], flow[open_, y.N_FORWARD_N] = table.forward + base, table.forward_n * way
         flow[open_, y.N_BACK], flow[open_, y.N_BACK_N] = table.back + base, table.back_n * way
         self._net = net._replace(hop=np.concatenate((net.hop, links.reshape(-1))))
+        _kernel.recount(self._net, self._state, running, np.int64(1))
 
     def _reached(
         self, src: NDArray[np.int32], dst: NDArray[np.int32], alive: NDArray[np.bool_]
@@ -295,7 +306,8 @@ class PacketEngine:
     def result(self) -> FlowResult:
         """What became of the flows so far; see `FlowResult`.
 
-        Tables: ``queues`` (one line per link that carried anything), ``flows`` (packets sent again, timeouts;
+        Tables: ``queues`` (one line per link that carried anything: bytes, marks, pauses, where marks begin,
+        what fits into one class), ``flows`` (packets sent again, timeouts;
         when, why and with what receivers of bounded loss closed), ``missing`` (their byte ranges that never
         came: flow, first_byte, bytes) and, when sampled, ``series`` (time in s, queue bytes of each link).
         """
@@ -344,8 +356,54 @@ class PacketEngine:
                 "queue_bytes": self._plan.queue,
                 "ecn_bytes": (self._plan.low, self._plan.high),
                 "rto": self._plan.rto,
+                "warnings": self._warnings(),
             },
+            arrived=self._arrived(tables),
         )
+
+    def _arrived(self, tables: dict[str, pl.DataFrame]) -> NDArray[np.float64]:
+        """Payload at the receivers, float64[F]."""
+        state, (mtu, header) = self._state, (self.transport.mtu, self.transport.header)
+        flow, size = state.flow, self.flows.bytes.astype(np.float64)
+        wire = np.where(flow[:, y.F_STATE] == y.DEAD, flow[:, y.F_GOT] * mtu, 0)
+        running = flow[:, y.F_STATE] == y.RUNNING
+        wire[running] = state.slot[flow[running, y.F_SLOT], y.S_RECEIVED]
+        part = np.minimum(size, wire - -(-wire // mtu) * header)
+        if not self._lossy:
+            return np.where(flow[:, y.F_STATE] == y.ENDED, size, part)
+        lost = np.zeros(size.size)
+        np.add.at(lost, tables["missing"]["flow"].to_numpy(), tables["missing"]["bytes"].to_numpy())
+        return np.where(flow[:, y.F_CLOSED] > 0, size - lost, part)
+
+    def _warnings(self) -> list[str]:
+        """What made these results worse than a network operator would let happen."""
+        count = self._state.counter
+        found: list[str] = []
+        if self._plan.lowered.recovery != Recovery.GO_BACK_N:
+            return found
+        name, again = self.transport.name, int(count[y.G_AGAIN])
+        if self._plan.network.sprayed and again:
+            found.append(
+                f"{name} throws away packets that overtake others, and paths were chosen per packet: "
+                f"{again:,} were sent again; use balancing ecmp, or the transport with selective: true"
+            )
+        lost = int(count[y.G_DROPPED] + count[y.G_TRIMMED])
+        if lost and not self._plan.network.pauses:
+            found.append(
+                f"{name} is made for links that lose nothing: {lost:,} packets were dropped or cut and "
+                f"{again:,} sent again; pause links instead (packet setting pfc, e.g. 300 kB)"
+            )
+        return found
+
+    @property
+    def _own_limits(self) -> bool:
+        """Whether a queue has a limit of its own: no shared buffer, no room counted by incoming links."""
+        return bool(self._net.config[y.K_XOFF] == 0 and self._net.config[y.K_SHARED] == 0)
+
+    @staticmethod
+    def _shown(bytes_: NDArray[np.int64]) -> list[int | None]:
+        """Thresholds; None for those that no queue reaches."""
+        return [v if v < 2**60 else None for v in bytes_.tolist()]
 
     def _tables(self) -> dict[str, pl.DataFrame]:
         state, now = self._state, int(self._state.counter[y.G_NOW])
@@ -366,6 +424,11 @@ class PacketEngine:
                     "drops": link[:, y.L_DROPS],
                     "pauses": link[:, y.L_PAUSES],
                     "paused_s": halted / PS,
+                    "ecn_bytes": pl.Series(self._shown(link[:, y.L_LOW]), dtype=pl.Int64),
+                    "limit_bytes": pl.Series(
+                        self._shown(link[:, y.L_LIMIT] if self._own_limits else np.full(used.size, y.INF)),
+                        dtype=pl.Int64,
+                    ),
                 }
             ),
             "flows": pl.DataFrame(
@@ -418,14 +481,7 @@ def run_packets(
     )
     engine.advance(until)
     result = engine.result()
-    stuck = np.flatnonzero(~result.finished)
-    if stuck.size and until == float("inf"):
-        named = ", ".join(
-            f"{k} ({fabric.endpoint_name(int(flows.src[k]))} -> {fabric.endpoint_name(int(flows.dst[k]))})"
-            for k in stuck[:5].tolist()
-        )
-        raise SimulationError(
-            f"{stuck.size} of {len(flows)} flows never end: flow {named}; a link is dead or a "
-            "pause never ends"
-        )
+    if until == float("inf") and not result.finished.all():
+        why = "no answer after many timeouts, or a pause never ends"
+        raise SimulationError(never_end(flows, fabric, result.finished, np.isfinite(result.start), why))
     return result

@@ -54,7 +54,8 @@ class PacketSettings:
         Retransmission timeout, s; the transport's when left out, or 15 us and the time to drain six queues
         (4.2 ms with ``pfc``).
     retries : int
-        Timeouts in a row without progress after which a flow is given up.
+        Timeouts in a row without progress after which a flow is given up, counted since links last changed;
+        nobody is while they are going to.
     ack_ratio : int
         Turns of control packets for one of data when both wait at a NIC.
     shared_buffer : str or float

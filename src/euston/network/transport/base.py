@@ -110,6 +110,8 @@ class Lowered:
         that most as a probability; beyond it all are marked. The engine's own when left out.
     rto : float, optional
         Seconds of the retransmission timer; the engine's own when left out.
+    alike : bool
+        It shares a link alike among flows by itself, whatever the weights of the link's queues.
     """
 
     control: Control
@@ -120,6 +122,7 @@ class Lowered:
     overtaken: int = 0
     marks: tuple[float, float, float] | None = None
     rto: float | None = None
+    alike: bool = False
 
 
 @dataclass(frozen=True)

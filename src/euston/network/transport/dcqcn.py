@@ -111,6 +111,11 @@ class Dcqcn:
             return min(low, high), high
         return low, max(low, high)
 
+    @property
+    def in_order(self) -> bool:
+        """Whether receivers throw away what overtakes: then packets of a flow should keep to one path."""
+        return not self.selective
+
     def effects(self, network: Network) -> Effects:
         """A queue between the thresholds; five fast rounds regain what a cut has taken."""
         low, high = self._marks(network)

@@ -77,6 +77,11 @@ class Gbn:
         ok = self.nak_interval is None or self.nak_interval > 0
         need(ok, "nak_interval", self.nak_interval, "it must be more than 0 s")
 
+    @property
+    def in_order(self) -> bool:
+        """Whether receivers throw away what overtakes: then packets of a flow should keep to one path."""
+        return not self.selective
+
     def effects(self, network: Network) -> Effects:
         """None: it has no congestion control."""
         return Effects()

@@ -78,6 +78,11 @@ class Hpcc:
             need(value is None or value > 0, field, value, "it must be more than 0")
         need(self.overtaken is None or self.overtaken >= 0, "overtaken", self.overtaken, "0 or more packets")
 
+    @property
+    def in_order(self) -> bool:
+        """Whether receivers throw away what overtakes: then packets of a flow should keep to one path."""
+        return not self.selective
+
     def effects(self, network: Network) -> Effects:
         """Links filled to ``eta``, nearly empty queues; rates that climb within two round trips."""
         return Effects(utilisation=self.eta, lag=CLIMB * network.rtt)
@@ -109,4 +114,5 @@ class Hpcc:
             overtaken=lost_after(self.overtaken, network) if self.selective else 0,
             marks=NO_MARKS,
             rto=card_timeout(self.rto, network),
+            alike=True,
         )

@@ -81,4 +81,5 @@ class Ndp:
             self.ack_bytes,
             marks=NO_MARKS,
             rto=self.rto,
+            alike=True,
         )
