@@ -2,52 +2,65 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from euston import catalog
 from euston.catalog import Accelerator
-from euston.devices import GPU, _attention, _tables, fit
+from euston.devices import GPU, _attention, _decode
 
 
 @pytest.mark.parametrize(("device", "key"), [("a100-sxm-80gb", "a100"), ("h100-sxm", "h100")])
-def test_table_and_batches_left_out(
-    device: str, key: str, accelerators: dict[str, Accelerator], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Oracle: the measured table; then a quarter of the (batch, heads) pairs left out at a time."""
-    table = _attention.measured(device)
+def test_table_points_come_back(device: str, key: str, accelerators: dict[str, Accelerator]) -> None:
+    """Oracle: the measured tables, prefill and decode (points measured once)."""
+    kernels = GPU(accelerators[key]).kernels
+    for table, price in (
+        (_attention.measured(device), kernels.prefill),
+        (_decode.measured(device), kernels.decode),
+    ):
+        assert table is not None
+        c = table.columns
+        if "new" in c:
+            found, sure = price(c["batch"], c["new"], c["heads"], c["kv_heads"], 128.0, c["cached"])
+        else:
+            found, sure = price(c["batch"], c["context"], c["heads"], c["kv_heads"])
+        assert (sure == 0).all()
+        np.testing.assert_allclose(found, table.seconds, rtol=1e-9)
+
+
+def test_decode_reads_its_cache(h100: Accelerator) -> None:
+    """Oracle: bytes of keys and values over the datasheet's bandwidth bound every long decode from below."""
+    for batch, context, heads, kv_heads in ((16, 8192, 32, 8), (64, 3000, 64, 8), (7, 20000, 40, 5)):
+        seconds, _ = GPU(h100).kernels.decode(batch, context, heads, kv_heads)
+        floor = 2 * 2 * 128 * kv_heads * context * batch / h100.memory_bandwidth
+        assert floor <= float(seconds[0]) <= 3 * floor
+
+
+def test_a_chunk_after_a_cache_costs_what_it_adds(h100: Accelerator) -> None:
+    """Oracle: work is new x (cached + new / 2) pairs; long chunks run at the rate of a whole prompt."""
+    kernels = GPU(h100).kernels
+    whole = float(kernels.prefill(1, 16384, 32, 8)[0][0])
+    first = float(kernels.prefill(1, 8192, 32, 8)[0][0])
+    second = float(kernels.prefill(1, 8192, 32, 8, 128.0, 8192)[0][0])
+    assert first + second == pytest.approx(whole, rel=0.1)
+
+
+def test_mixed_calls_are_measured_or_summed(h100: Accelerator) -> None:
+    """With no table the two parts add; with one, a measured point comes back."""
+    kernels = GPU(h100).kernels
+    both, _ = kernels.mixed(512, 1024, 32, 2048, 32, 8)
+    parts = kernels.prefill(1, 512, 32, 8, 128.0, 1024)[0] + kernels.decode(32, 2048, 32, 8)[0]
+    assert both[0] == pytest.approx(parts[0])
+    assert kernels.mixed(0, 0, 32, 2048, 32, 8)[0][0] == kernels.decode(32, 2048, 32, 8)[0][0]
+    rtx = GPU(catalog.accelerator("rtx-pro-6000")).kernels
+    table = _decode.measured_mixed("rtx-pro-6000")
     assert table is not None
-    gpu = GPU(accelerators[key])
-    rows = list(zip(table.batch, table.sequence, table.heads, table.kv_heads, table.seconds, strict=True))
-    inside = [abs(gpu.attention_seconds(b, s, h, kv, 128)[0] / t - 1) for b, s, h, kv, t in rows if s >= 512]
-    group = np.array([hash((b, h, kv)) for b, s, h, kv, t in rows])
-    names = np.unique(group)
-    fold = np.random.default_rng(0).permutation(len(names)) % 4
-    of = dict(zip(names.tolist(), fold.tolist(), strict=True))
-    member = np.array([of[g] for g in group.tolist()])
-    errors = []
-    for left_out in range(4):
-        kept = member != left_out
-        rest = _attention.Measured(
-            *(getattr(table, c)[kept] for c in ("batch", "sequence", "heads", "kv_heads", "seconds"))
-        )
-        formula = fit.attention_formula(_tables.tabled()[device], rest)
-        correction = _attention.Correction(rest, formula)
-        for (b, s, h, kv, t), keep in zip(rows, kept, strict=True):
-            if not keep and s >= 512:
-                value, _ = correction.at(b * h, s, h / kv)
-                errors.append(abs(float(formula.seconds(b, s, h, kv)) * math.exp(value) / t - 1))
-    with capsys.disabled():
-        print(
-            f"\n{device} attention: median {np.median(inside):.3f} p90 {np.quantile(inside, 0.9):.3f}, "
-            f"left out median {np.median(errors):.3f} p90 {np.quantile(errors, 0.9):.3f}",
-            end="",
-        )
-    assert np.median(inside) <= 0.08
-    assert np.median(errors) <= 0.08
+    c = table.columns
+    found, sure = rtx.mixed(c["new"], c["cached"], c["batch"], c["context"], 32, 8)
+    assert (sure == 0).all()
+    np.testing.assert_allclose(found, table.seconds, rtol=1e-9)
 
 
 @given(
@@ -88,8 +101,8 @@ def test_backward_is_two_and_a_half_times_the_work_at_87_per_cent(h100: Accelera
 def test_kernel_generations(a100: Accelerator, h100: Accelerator) -> None:
     """Oracles: FlashAttention-1 about 101 (A100) and 167 TFLOP/s (H100) forward and backward together."""
     flops = 3.5 * 2.0 * 32 * 16384.0**2 * 128
-    for accelerator, rate in ((a100, 101e12), (h100, 167e12)):
-        gpu = GPU(accelerator)
+    for device, rate in ((a100, 101e12), (h100, 167e12)):
+        gpu = GPU(device)
         both = sum(
             gpu.attention_seconds(1, 16384, 32, 32, 128, backward=b, generation="fa1")[0]
             for b in (False, True)

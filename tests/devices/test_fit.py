@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 import math
 import shutil
@@ -9,10 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from euston.devices import _gemm, _tables, fit
+from euston.devices import _library, _model, _tables, fit
 
 
 def numbers(value: Any, path: str = "") -> dict[str, float | str]:
@@ -28,46 +29,31 @@ def refitted() -> dict[str, Any]:
     return fit.fit()
 
 
+@pytest.mark.slow
 def test_refitting_gives_the_shipped_constants(refitted: dict[str, Any]) -> None:
     shipped, ours = numbers(json.loads(json.dumps(_tables.constants()))), numbers(refitted)
-    # the triangulation of points on one circle is qhull's choice; the next test checks it by its area
-    shipped = {key: value for key, value in shipped.items() if "/triangles" not in key}
-    ours = {key: value for key, value in ours.items() if "/triangles" not in key}
     assert shipped.keys() == ours.keys()
     for key, value in shipped.items():
         if isinstance(value, str):
             assert ours[key] == value, key
+        elif "lengths" in key or "noise" in key:  # two digits of a flat optimum
+            assert ours[key] == pytest.approx(value, rel=0.3), key
         else:
-            assert ours[key] == pytest.approx(value, rel=1e-6, abs=1e-12), key
+            assert ours[key] == pytest.approx(value, rel=1e-3, abs=1e-3), key
 
 
-def test_triangles_tile_the_hull() -> None:
-    """Oracle: the area of the convex hull by the shoelace formula (monotone chain)."""
-    for name, entry in _tables.constants()["gemm"].items():
-        table = _gemm.measured(*name.split("/"))
-        assert table is not None
-        points = np.log(table.shapes.astype(float))
-        corner = points[np.asarray(entry["triangles"])]
-        u, v = corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]
-        area = float(np.abs(u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]).sum() / 2)
-
-        def half(ordered: list[tuple[float, float]]) -> list[tuple[float, float]]:
-            chain: list[tuple[float, float]] = []
-            for p in ordered:
-                while len(chain) >= 2 and (
-                    (chain[-1][0] - chain[-2][0]) * (p[1] - chain[-2][1])
-                    - (chain[-1][1] - chain[-2][1]) * (p[0] - chain[-2][0])
-                ) <= 0:  # fmt: skip
-                    chain.pop()
-                chain.append(p)
-            return chain[:-1]
-
-        ordered = sorted((float(x), float(y)) for x, y in points)
-        hull = half(ordered) + half(ordered[::-1])
-        shoelace = sum(a[0] * b[1] - a[1] * b[0] for a, b in zip(hull, hull[1:] + hull[:1], strict=True)) / 2
-        assert area == pytest.approx(shoelace, rel=1e-9)
+def test_one_table_refitted_gives_its_shipped_constants() -> None:
+    """The quick part of the next test: the smallest GEMM and attention tables."""
+    wanted = ("gemm/rtx-4090/bf16", "decode/rtx-4090/bf16")
+    for name, family, machine, table in _library.tables():
+        if name in wanted:
+            ours, shipped = _model.fit(family, machine, table), _tables.constants()["models"][name]
+            for constant in family.constants:
+                assert ours[constant.name] == pytest.approx(shipped[constant.name], rel=1e-3, abs=1e-3)
+            assert ours["variant"] == shipped["variant"]
 
 
+@pytest.mark.slow
 def test_no_constant_moves(tmp_path: Path, refitted: dict[str, Any]) -> None:
     """The fit opens the kernel tables and no other file: training rows, perturbed or not, cannot reach it."""
     data = tmp_path / "data"
@@ -93,7 +79,15 @@ def test_no_constant_moves(tmp_path: Path, refitted: dict[str, Any]) -> None:
     assert fit.dumps(again) == fit.dumps(refitted)
 
 
-def test_a_kernel_row_does_move_a_constant(tmp_path: Path, refitted: dict[str, Any]) -> None:
+def test_the_shipped_constants_are_of_the_shipped_tables() -> None:
+    """The file names every table it was fitted on by its hash, and no other."""
+    named = _tables.constants()["tables"]
+    assert named == {
+        name: hashlib.sha256((_tables.DATA / name).read_bytes()).hexdigest() for name in fit.TABLES
+    }
+
+
+def test_a_kernel_row_does_move_a_constant(tmp_path: Path) -> None:
     """The test above would also pass if the fit read nothing."""
     for name in fit.TABLES:
         shutil.copy(_tables.DATA / name, tmp_path / name)
@@ -108,7 +102,7 @@ def test_a_kernel_row_does_move_a_constant(tmp_path: Path, refitted: dict[str, A
         moved.append(",".join(cells) if i > header else line)
     (tmp_path / "layers.csv").write_text("\n".join(moved) + "\n")
     share = fit._bandwidth_constants(tmp_path)["a100-sxm-80gb"]["norm"]
-    assert share == pytest.approx(refitted["bandwidth"]["a100-sxm-80gb"]["norm"] / 2, abs=1e-3)
+    assert share == pytest.approx(_tables.constants()["bandwidth"]["a100-sxm-80gb"]["norm"] / 2, abs=1e-3)
 
 
 def test_shares_of_bandwidth_agree_with_the_published_reading() -> None:
@@ -133,7 +127,9 @@ def test_packaged_data_are_small_and_say_where_they_come_from() -> None:
     files = [path for path in _tables.DATA.iterdir() if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 1_000_000
     for path in files:
-        if path.suffix == ".csv":
-            comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
+        assert path.stat().st_size < 400_000, path.name
+        if path.suffix in (".csv", ".gz"):
+            data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            comments = [line for line in data.decode().splitlines() if line.startswith("#")]
             assert any("source:" in line for line in comments), path.name
     assert all(math.isfinite(v) for v in numbers(_tables.constants()).values() if isinstance(v, float))

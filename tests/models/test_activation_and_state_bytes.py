@@ -156,9 +156,7 @@ def test_bad_state(arguments: tuple[Any, ...], message: str) -> None:
     assert str(error.value) == message
 
 
-def test_counts_only() -> None:
-    with pytest.raises(ConfigError, match="counts only"):
-        transformer("deepseek-v3").activation_bytes(4096, 4096)
+def test_bad_split() -> None:
     model = Transformer("tiny", layers=1, hidden=8, heads=2, vocab=4)
     with pytest.raises(ConfigError, match="`tensor_parallel`: 4 does not divide 2 heads"):
         model.activation_bytes(8, 8, 4)

@@ -34,65 +34,140 @@ PUBLISHED = {
     "qwen3-32b": 32_762_123_264,
     "qwen3-30b-a3b": 30_532_122_624,
     "qwen3-235b-a22b": 235_093_634_560,
+    # mistral.ai/news/codestral-mamba prints the number; the others: safetensors metadata
+    "mamba-codestral-7b": 7_285_403_648,
+    "qwen2-vl-7b": 8_291_375_616,
+    "llava-1.5-7b": 7_063_427_072,
 }
 
 
-def module_shapes(model: Transformer) -> list[tuple[int, ...]]:
+class Tensors:
     """Shapes of every tensor of a checkpoint, module by module as the public implementations build them."""
-    h, d = model.hidden, model.head_dim
-    shapes: list[tuple[int, ...]] = [(model.vocab, h)]
-    if model.positions == "learned":
-        shapes.append((model.max_positions, h))
 
-    def norm(width: int) -> None:
-        shapes.append((width,))
-        if model.norm == "layernorm":
-            shapes.append((width,))
+    def __init__(self, model: Transformer) -> None:
+        self.model, self.shapes = model, [(model.vocab, model.hidden)]
+        h = model.hidden
+        if model.positions == "learned":
+            self.add(model.max_positions, h)
+        for index in range(model.layers):
+            kind = model.layer_kinds[index]
+            if kind.mixer != "none":
+                self.norms()
+            if kind.mixer == "mamba":
+                self.mamba()
+            elif kind.attends:
+                self.latent() if model.mla is not None else self.attention()
+            if kind.ffn != "none":
+                self.norms()
+                self.ffn(model.ffn, model.biases) if kind.ffn == "dense" else self.experts()
+        self.norm(h)
+        if not model.tied:
+            self.add(model.vocab, h)
+        if model.vision is not None:
+            self.vision()
 
-    def linear(inputs: int, outputs: int, bias: bool) -> None:
-        shapes.append((outputs, inputs))
+    def add(self, *shape: int) -> None:
+        self.shapes.append(shape)  # type: ignore[arg-type]
+
+    def norm(self, width: int, shift: bool | None = None) -> None:
+        self.add(width)
+        if self.model.norm == "layernorm" if shift is None else shift:
+            self.add(width)
+
+    def norms(self) -> None:
+        for _ in range(2 if self.model.post_norms else 1):
+            self.norm(self.model.hidden)
+
+    def linear(self, inputs: int, outputs: int, bias: bool = False) -> None:
+        self.add(outputs, inputs)
         if bias:
-            shapes.append((outputs,))
+            self.add(outputs)
 
-    def ffn(width: int) -> None:
-        for inputs, outputs in [(h, width)] * (2 if model.gated else 1) + [(width, h)]:
-            linear(inputs, outputs, model.biases)
+    def ffn(self, width: int, bias: bool) -> None:
+        h = self.model.hidden
+        for inputs, outputs in [(h, width)] * (2 if self.model.gated else 1) + [(width, h)]:
+            self.linear(inputs, outputs, bias)
 
-    for index in range(model.layers):
-        norm(h)
-        if model.mla is not None:
-            m = model.mla
-            if m.query_rank:
-                linear(h, m.query_rank, False)  # q_a_proj
-                norm(m.query_rank)
-            linear(m.query_rank or h, model.heads * (m.nope_dim + m.rope_dim), False)  # q_b_proj, or q_proj
-            linear(h, m.kv_rank + m.rope_dim, False)  # kv_a_proj_with_mqa
-            norm(m.kv_rank)
-            linear(m.kv_rank, model.heads * (m.nope_dim + m.value_dim), False)  # kv_b_proj
-            linear(model.heads * m.value_dim, h, False)
-        else:
-            linear(h, model.heads * d, model.biases or model.qkv_biases)
-            linear(h, model.kv_heads * d, model.biases or model.qkv_biases)
-            linear(h, model.kv_heads * d, model.biases or model.qkv_biases)
-            linear(model.heads * d, h, model.biases)
-            if model.qk_norm:
-                shapes += [(d,), (d,)]
-        norm(h)
-        moe = model.moe
-        if moe is None or index < moe.first_dense_layers:
-            ffn(model.ffn)
-        else:
-            linear(h, moe.experts, False)
-            if moe.router_bias:
-                shapes.append((moe.experts,))
-            for _ in range(moe.experts):
-                ffn(moe.ffn)
-            for _ in range(moe.shared_experts):
-                ffn(moe.shared_ffn)
-    norm(h)
-    if not model.tied:
-        shapes.append((model.vocab, h))
-    return shapes
+    def attention(self) -> None:
+        model = self.model
+        h, d = model.hidden, model.head_dim
+        inner = model.biases or model.qkv_biases or model.attention_biases
+        self.linear(h, model.heads * d, inner)
+        self.linear(h, model.kv_heads * d, inner)
+        self.linear(h, model.kv_heads * d, inner)
+        self.linear(model.heads * d, h, model.biases or model.attention_biases)
+        if model.qk_norm:
+            self.shapes += [(d,), (d,)]  # type: ignore[list-item]
+        if model.sinks:
+            self.add(model.heads)
+
+    def latent(self) -> None:
+        model, m = self.model, self.model.mla
+        assert m is not None
+        if m.query_rank:
+            self.linear(model.hidden, m.query_rank)  # q_a_proj
+            self.norm(m.query_rank)
+        self.linear(m.query_rank or model.hidden, model.heads * (m.nope_dim + m.rope_dim))  # q_b_proj, q_proj
+        self.linear(model.hidden, m.kv_rank + m.rope_dim)  # kv_a_proj_with_mqa
+        self.norm(m.kv_rank)
+        self.linear(m.kv_rank, model.heads * (m.nope_dim + m.value_dim))  # kv_b_proj
+        self.linear(model.heads * m.value_dim, model.hidden)
+
+    def experts(self) -> None:
+        model, moe = self.model, self.model.moe
+        assert moe is not None
+        self.linear(model.hidden, moe.experts, moe.router_bias)
+        for _ in range(moe.experts):
+            self.ffn(moe.ffn, moe.expert_biases)
+        for _ in range(moe.shared_experts):
+            self.ffn(moe.shared_ffn, False)
+        if moe.shared_gate:
+            self.linear(model.hidden, 1)
+
+    def mamba(self) -> None:
+        model, m = self.model, self.model.mamba
+        assert m is not None
+        inner = m.heads * m.head_dim
+        if m.version == 2:  # Mamba2Mixer: in_proj, conv1d, dt_bias, A_log, D, norm, out_proj
+            channels = inner + 2 * m.groups * m.state
+            self.linear(model.hidden, inner + channels + m.heads)
+            self.add(channels, 1, m.conv)
+            self.add(channels)
+            self.shapes += [(m.heads,)] * 3 + [(inner,)]  # type: ignore[list-item]
+        else:  # JambaMambaMixer: conv1d, in_proj, x_proj, dt_proj, A_log, D, out_proj, three norms
+            self.add(inner, 1, m.conv)
+            self.add(inner)
+            self.linear(model.hidden, 2 * inner)
+            self.linear(inner, m.time_rank + 2 * m.state)
+            self.linear(m.time_rank, inner, True)
+            self.add(inner, m.state)
+            self.add(inner)
+            if m.time_norms:
+                self.shapes += [(m.time_rank,), (m.state,), (m.state,)]  # type: ignore[list-item]
+        self.linear(inner, model.hidden)
+
+    def vision(self) -> None:
+        v = self.model.vision
+        assert v is not None
+        h = v.hidden
+        self.add(h, 3, v.frames, v.patch, v.patch)
+        if v.class_token:
+            self.add(h)
+        if v.positions:
+            self.add(v.positions, h)
+        for _ in range(int(v.pre_norm) + int(v.post_norm) + int(v.projector_norm) + 2 * v.layers):
+            self.norm(h, True)
+        for _ in range(v.layers):
+            self.linear(h, 3 * h, True)
+            self.linear(h, h, True)
+            self.linear(h, v.ffn, True)
+            self.linear(v.ffn, h, True)
+        self.linear(h * v.merge**2, v.projector, True)
+        self.linear(v.projector, self.model.hidden, True)
+
+
+def module_shapes(model: Transformer) -> list[tuple[int, ...]]:
+    return Tensors(model).shapes  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("name", catalog.names("models"))
@@ -184,20 +259,47 @@ def gpt(layers: int, hidden: int, heads: int, vocab: int, sequence: int) -> Tran
     )
 
 
-DENSE = [entry.name for entry in catalog.entries("models") if "moe" not in entry.values]
-
-
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", catalog.names("models"))
 def test_one_rank_holds_everything(name: str) -> None:
     model = transformer(name)
-    whole = (
-        model.layers * model.rank_parameters()
-        + model.rank_parameters("embedding")
-        + model.rank_parameters("head")
-    )
+    whole = sum(n * model.rank_parameters(kind=kind) for kind, n in model.kind_counts.items())
+    whole += sum(model.rank_parameters(part) for part in ("embedding", "head", "encoder"))  # type: ignore[arg-type]
     copy = model.vocab * model.hidden if model.tied else 0
     assert whole - copy == model.parameters()
     assert model.rank_parameters() == model.layer_parameters()
+
+
+@given(st.sampled_from(["deepseek-v3", "gpt-oss-120b", "mixtral-8x7b"]), st.sampled_from([1, 2, 4, 8]))
+def test_expert_ranks_hold_everything_once(name: str, ranks: int) -> None:
+    """Experts are dealt out, the rest is on every rank; splitting each expert divides its matrices."""
+    model = transformer(name)
+    whole, share = model.rank_share(), model.rank_share(expert_parallel=ranks)
+    assert share.dense == whole.dense
+    assert share.experts * ranks == whole.experts
+    assert model.moe is not None
+    split = model.rank_share(tensor_parallel=2, expert_parallel=ranks, expert_tensor=2).experts
+    biases = model.moe.experts // ranks * model.hidden if model.moe.expert_biases else 0
+    assert (split - biases) * 2 == share.experts - biases
+    assert (
+        model.rank_share(tensor_parallel=2, expert_parallel=ranks, expert_tensor=1).experts == share.experts
+    )
+
+
+def test_prediction_layer_of_deepseek_v3() -> None:
+    """README_WEIGHTS.md: the prediction module has 11.5B parameters of its own (shared ones left out)."""
+    model = transformer("deepseek-v3")
+    own = model.parameters(prediction_layers=True) - model.parameters()
+    assert own / 1e9 == pytest.approx(11.5, abs=0.12)  # the layer alone is 11.51
+    assert own == model.rank_parameters("prediction")
+
+
+def test_vision_encoder_of_qwen2_vl() -> None:
+    """arXiv:2409.12191: a vision transformer of 675M parameters."""
+    vision = transformer("qwen2-vl-7b").vision
+    assert vision is not None
+    assert round(vision.parameters(3584) / 1e6) == 676
+    assert vision.patches(448, 672) == 32 * 48
+    assert vision.tokens(32 * 48) == 16 * 24
 
 
 def test_rank_parameters_split_matrices_and_replicate_norms() -> None:

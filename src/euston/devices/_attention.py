@@ -1,24 +1,22 @@
-"""The time of fused (flash) attention, from the measured prefill table.
+"""The time of fused (flash) attention over whole prompts, chunks of them, and images.
 
-The formula ``launch + max(work / rate, longest row / one multiprocessor's rate, bytes / bandwidth)`` counts a
-fixed cost per query row (``s0`` extra keys: softmax rescaling, prologue, the masked half of diagonal blocks);
-what it leaves on the table is interpolated over (batch * heads, sequence, heads / KV heads).
+``launch + max(work / rate, longest row / one multiprocessor's rate, bytes / bandwidth)``: work counts a fixed
+cost per query row (``s0`` extra keys: softmax rescaling, prologue, the masked half of diagonal blocks). What
+it leaves is a field over (batch x heads, new tokens, heads per KV head, cached tokens).
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from euston.devices._tables import DATA, rows
-from euston.devices.base import Provenance
+from euston.devices import _tables
+from euston.devices._field import Array
+from euston.devices._model import Columns, Constant, Family, Machine, Table, smooth_max
 
-Array = NDArray[np.float64]
 Generation = Literal["fa1", "fa2", "fa3"]
 
 #: Backward against forward FLOP/s: 322/370 (FlashAttention-2), 561/648 (-3), 516/595 (cuDNN) TFLOP/s on H100
@@ -30,6 +28,7 @@ BACKWARD_FLOPS = 2.5
 #: Query rows one thread block works on.
 BLOCK = 128.0
 TABLE_HEAD_DIM = 128
+ELEMENT = 2.0
 
 #: Rate of a kernel generation over that of the device's table, at long sequences.
 #: a100 table: FlashAttention-2. fa1: forward and backward together 101 TFLOP/s (the middle of the 25-40 % of
@@ -39,129 +38,123 @@ GENERATION_RATE: dict[str, dict[str, float]] = {
     "a100-sxm-80gb": {"fa1": 101 / (0.903 * 176), "fa2": 1.0, "fa3": 1.0},
     "h100-sxm": {"fa1": 0.5 * 370 / 648, "fa2": 370 / 648, "fa3": 1.0},
 }
-
-
-@dataclass(frozen=True)
-class Formula:
-    """Constants of the attention formula on one machine (FLOP/s, B/s, s); ``d0``: see below."""
-
-    peak: float
-    bandwidth: float
-    multiprocessors: int
-    eff: float
-    s0: float
-    eff_mem: float
-    launch: float
-    d0: float
-
-    def seconds(
-        self,
-        batch: Array | float,
-        sequence: Array | float,
-        heads: Array | float,
-        kv_heads: Array | float,
-        head_dim: float = TABLE_HEAD_DIM,
-        causal: bool = True,
-    ) -> Array:
-        """Forward time; arguments are scalars or arrays of one shape."""
-        pairs = np.asarray(batch, dtype=np.float64) * heads
-        s = np.asarray(sequence, dtype=np.float64)
-        # time per score is (matrix part ~ d) + (exponential ~ d0): the share of the first is d / (d + d0)
-        size = (head_dim / (head_dim + self.d0)) * ((TABLE_HEAD_DIM + self.d0) / TABLE_HEAD_DIM)
-        rate = self.peak * self.eff * size
-        keys = (0.5 if causal else 1.0) * s + 0.5 * self.s0
-        work = 4 * head_dim * pairs * s * keys / rate
-        longest = 4 * head_dim * np.minimum(s, BLOCK) * (s + self.s0) / (rate / self.multiprocessors)
-        nbytes = 2 * 2 * head_dim * s * pairs * (1 + np.asarray(kv_heads, dtype=np.float64) / heads)
-        result: Array = self.launch + np.maximum(
-            np.maximum(work, longest), nbytes / (self.bandwidth * self.eff_mem)
-        )
-        return result
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Columns of one device's prefill table (seconds)."""
-
-    batch: Array
-    sequence: Array
-    heads: Array
-    kv_heads: Array
-    seconds: Array
-
-
-def measured(device: str, directory: Path = DATA) -> Measured | None:
-    """The packaged prefill table of a device, or None."""
-    found = [row for row in rows("attention.csv", directory) if row["device"] == device]
-    if not found:
-        return None
-    columns = {
-        key: np.array([float(row[key]) for row in found])
-        for key in ("batch", "sequence", "heads", "kv_heads", "us")
-    }
-    seconds = columns.pop("us") * 1e-6
-    return Measured(**columns, seconds=seconds)
-
-
-class Correction:
-    """Log of (measured / formula) over (batch * heads, sequence) for each ratio of heads to KV heads.
-
-    Repeated points (2 x 32 heads, 4 x 16 heads) are averaged. Outside the measured range the nearest edge is
-    used: more heads only add full waves, and the rate is flat in the sequence by then.
-    """
-
-    def __init__(self, table: Measured, formula: Formula) -> None:
-        base = formula.seconds(table.batch, table.sequence, table.heads, table.kv_heads)
-        residual = np.log(table.seconds / base)
-        cells: dict[float, dict[float, dict[float, list[float]]]] = {}
-        pairs = np.log(table.batch * table.heads)
-        for ratio, s, p, value in zip(
-            table.heads / table.kv_heads, np.log(table.sequence), pairs, residual, strict=True
-        ):
-            cells.setdefault(math.log(ratio), {}).setdefault(float(s), {}).setdefault(float(p), []).append(
-                float(value)
-            )
-        # ratio -> [(log sequence, log pairs, mean residual)] sorted by sequence
-        self._ratios = sorted(cells)
-        self._rows = {
-            ratio: [
-                (s, np.array(sorted(row)), np.array([float(np.mean(row[p])) for p in sorted(row)]))
-                for s, row in sorted(by_sequence.items())
-            ]
-            for ratio, by_sequence in cells.items()
-        }
-
-    def at(self, pairs: float, sequence: float, ratio: float) -> tuple[float, Provenance]:
-        """Correction (a logarithm) for batch * heads, sequence and heads / KV heads."""
-        r = math.log(ratio)
-        low = max((x for x in self._ratios if x <= r + 1e-9), default=self._ratios[0])
-        high = min((x for x in self._ratios if x >= r - 1e-9), default=self._ratios[-1])
-        value, inside = self._row(low, math.log(pairs), math.log(sequence))
-        if high > low:
-            other, other_inside = self._row(high, math.log(pairs), math.log(sequence))
-            part = (r - low) / (high - low)
-            value, inside = (1 - part) * value + part * other, inside and other_inside
-        inside = inside and self._ratios[0] - 1e-9 <= r <= self._ratios[-1] + 1e-9
-        return value, "interpolated" if inside else "roofline"
-
-    def _row(self, ratio: float, pairs: float, sequence: float) -> tuple[float, bool]:
-        rows_ = self._rows[ratio]
-        upper = next((i for i, row in enumerate(rows_) if row[0] >= sequence - 1e-9), len(rows_) - 1)
-        lower = upper if abs(rows_[upper][0] - sequence) < 1e-9 else max(upper - 1, 0)
-        inside = rows_[0][0] - 1e-9 <= sequence <= rows_[-1][0] + 1e-9
-        values = []
-        for i in (lower, upper):
-            _, grid, residual = rows_[i]
-            inside = inside and bool(grid[0] - 1e-9 <= pairs <= grid[-1] + 1e-9)
-            values.append(float(np.interp(pairs, grid, residual)))
-        if upper == lower:
-            return values[0], inside
-        span = rows_[upper][0] - rows_[lower][0]
-        part = min(max((sequence - rows_[lower][0]) / span, 0.0), 1.0)
-        return (1 - part) * values[0] + part * values[1], inside
-
-
-#: ``d0`` of the formula. H100: the best rate published at head size 64 is 467 TFLOP/s (encoder attention,
-#: aiconfigurator) against 740 at 128. A100: assumed .92 of the rate at head size 64, its exponential units
-#: being less of a limit.
+#: Time per score is (matrix part ~ d) + (exponential ~ d0). H100: the best rate published at head size 64 is
+#: 467 TFLOP/s (encoder attention, aiconfigurator) against 740 at 128. A100: assumed .92 of the rate at head
+#: size 64, its exponential units being less of a limit.
 D0 = {"a100-sxm-80gb": 13.0, "h100-sxm": 180.0}
+DEFAULT_D0 = 100.0
+
+
+def formula(machine: Machine, constants: Mapping[str, float], variant: str, columns: Columns) -> Array:
+    """Forward seconds; ``causal`` and ``head_dim`` (1 and 128 where absent) go beyond the tables."""
+    heads, kv_heads, new, cached = columns["heads"], columns["kv_heads"], columns["new"], columns["cached"]
+    head_dim = columns.get("head_dim", np.full(1, float(TABLE_HEAD_DIM)))
+    causal = columns.get("causal", np.ones(1))
+    d0 = constants.get("d0", DEFAULT_D0)
+    pairs = columns["batch"] * heads
+    size = (head_dim / (head_dim + d0)) * ((TABLE_HEAD_DIM + d0) / TABLE_HEAD_DIM)
+    rate = machine.peak * constants["eff"] * size
+    keys = cached + (1.0 - 0.5 * causal) * new + 0.5 * constants["s0"]
+    work = 4 * head_dim * pairs * new * keys / rate
+    reach = cached + new + constants["s0"]
+    longest = 4 * head_dim * np.minimum(new, BLOCK) * reach / (rate / max(machine.multiprocessors, 1))
+    kept = new * heads + (cached + new) * kv_heads
+    moved = 2 * ELEMENT * head_dim * columns["batch"] * kept / (machine.bandwidth * constants["eff_mem"])
+    return constants["launch"] * 1e-6 + smooth_max(np.maximum(work, longest), moved, constants["sharpness"])
+
+
+def features(machine: Machine, columns: Columns) -> Array:
+    """Logs of batch x heads, new tokens, heads per KV head and 1 + cached / 64, [N, 4]."""
+    return np.column_stack(
+        (
+            np.log(columns["batch"] * columns["heads"]),
+            np.log(columns["new"]),
+            np.log(columns["heads"] / columns["kv_heads"]),
+            np.log1p(columns["cached"] / 64.0),
+        )
+    )
+
+
+_SHARED = (
+    Constant("eff", 0.6, 0.1, 1.2),
+    Constant("s0", 100.0, 0.0, 4000.0),
+    Constant("eff_mem", 0.8, 0.1, 1.3),
+    Constant("launch", 6.0, 0.3, 30.0),
+    Constant("sharpness", 3.0, 1.0, 12.0),
+)
+
+#: Causal attention of new tokens to themselves and to cached ones, head size 128.
+PREFILL = Family(
+    "prefill", ("batch", "new", "heads", "kv_heads", "cached"), _SHARED, formula, features,
+    weight=lambda columns: np.where(columns["new"] >= 512, 1.0, 0.5), edge=True,
+)  # fmt: skip
+
+
+def _encoder(machine: Machine, constants: Mapping[str, float], variant: str, columns: Columns) -> Array:
+    zeros, heads = np.zeros_like(columns["batch"]), columns["heads"]
+    # kernels exist for head sizes that are multiples of 32; smaller ones are padded
+    padded = np.ceil(columns["head_dim"] / 32.0) * 32.0
+    wide = {
+        "batch": columns["batch"], "new": columns["sequence"], "heads": heads, "kv_heads": heads,
+        "cached": zeros, "head_dim": padded, "causal": zeros,
+    }  # fmt: skip
+    return formula(machine, constants, variant, wide)
+
+
+#: Attention of every patch to every patch; sequence is that of one image.
+ENCODER = Family(
+    "encoder", ("batch", "sequence", "heads", "head_dim"), _SHARED, _encoder,
+    lambda machine, columns: np.column_stack(
+        [np.log(columns["batch"] * columns["heads"])]
+        + [np.log(columns[name]) for name in ("sequence", "head_dim")]
+    ),
+    edge=True,
+)  # fmt: skip
+
+
+def _mla(machine: Machine, constants: Mapping[str, float], variant: str, columns: Columns) -> Array:
+    """MLA over a prompt: keys and values expanded to full heads of (192, 128), as DeepSeek-V3's are."""
+    pairs, s = columns["batch"] * columns["heads"], columns["sequence"]
+    work = 2 * pairs * s * (0.5 * s + 0.5 * constants["s0"]) * (MLA_QUERY + MLA_VALUE)
+    moved = ELEMENT * pairs * s * 2 * (MLA_QUERY + MLA_VALUE)
+    return constants["launch"] * 1e-6 + smooth_max(
+        work / (machine.peak * constants["eff"]),
+        moved / (machine.bandwidth * constants["eff_mem"]),
+        constants["sharpness"],
+    )
+
+
+#: Head sizes of DeepSeek-V3 that the MLA tables were measured with: query and key 128 + 64, value 128.
+MLA_QUERY, MLA_VALUE = 192.0, 128.0
+MLA_PREFILL = Family(
+    "mla_prefill", ("batch", "sequence", "heads"), _SHARED, _mla,
+    lambda machine, columns: np.column_stack(
+        (
+            np.log(columns["batch"] * columns["heads"]),
+            np.log(columns["sequence"]),
+            np.log(columns["heads"]),
+        )
+    ),
+    edge=True,
+)  # fmt: skip
+
+
+def measured(device: str, directory: Path = _tables.DATA) -> Table | None:
+    """The packaged prefill table of a device, chunks against a cache included, or None."""
+    return _tables.wide(
+        "attention.csv", {"device": device}, ("batch", "heads", "kv_heads", "cached"), "new", directory
+    )
+
+
+def measured_encoder(device: str, directory: Path = _tables.DATA) -> Table | None:
+    """The packaged encoder table of a device, or None."""
+    return _tables.wide(
+        "encoder_attention.csv", {"device": device}, ("batch", "heads", "head_dim"), "sequence", directory
+    )
+
+
+def measured_mla(device: str, directory: Path = _tables.DATA) -> Table | None:
+    """The packaged MLA prefill table of a device, or None."""
+    return _tables.wide(
+        "mla.csv", {"device": device, "phase": "prefill"}, ("batch", "heads"), "sequence", directory
+    )

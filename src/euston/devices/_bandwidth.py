@@ -13,7 +13,9 @@ Elementwise = Literal["profile", "upper"]
 #: and as the upper bracket where the measured kernels belong to an inference library.
 UPPER = 0.85
 #: Whose fractions stand in on a machine without a layer profile of its own.
-RELATIVE = {"h200-sxm": "h100-sxm", "gb200": "h100-sxm"}
+RELATIVE = {
+    "h200-sxm": "h100-sxm", "gb200": "h100-sxm", "rtx-pro-6000": "h100-sxm", "rtx-4090": "a100-sxm-80gb",
+}  # fmt: skip
 
 
 def fraction(table: str | None, kernel: str, elementwise: Elementwise) -> tuple[float, Provenance]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from euston.devices._model import Table
 from euston.devices.base import Provenance
 
 if TYPE_CHECKING:
@@ -20,15 +24,68 @@ DATA = Path(__file__).parent / "data"
 CONSTANTS = "constants.json"
 
 #: Element sizes in bytes of the input of a kernel; outputs of 8-bit GEMMs are 16 bit.
-ELEMENT_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
+ELEMENT_BYTES = {
+    "fp32": 4.0, "tf32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0,
+    "fp8-block": 1.0 + 4 / 128, "mxfp8": 1.0 + 1 / 32, "fp4": 0.5 + 1 / 16, "nvfp4": 0.5 + 1 / 16,
+}  # fmt: skip
+#: Whose peak, and whose table, a dtype uses: fp16 runs at bf16's rate; scales per block run on the fp8 units.
+PEAK_DTYPE = {"fp16": "bf16", "fp8-block": "fp8", "mxfp8": "fp8", "nvfp4": "fp4"}
+TABLE_DTYPE = {"fp16": "bf16", "mxfp8": "fp8-block", "nvfp4": "fp4"}
 #: How far (relative) an accelerator's figures may be from the measured device's and still be that device.
 SAME = 0.03
 
 
 def rows(name: str, directory: Path = DATA) -> Iterator[dict[str, str]]:
     """Rows of a packaged CSV table, ``#`` comment lines skipped."""
-    with (directory / name).open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(line for line in file if not line.startswith("#"))
+    path = directory / name
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+    yield from csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
+
+
+def wide(
+    name: str, where: Mapping[str, str], keys: Sequence[str], along: str, directory: Path = DATA
+) -> Table | None:
+    """Rows of a table with one column of microseconds per value of `along`, as flat columns; None if none.
+
+    Parameters
+    ----------
+    where
+        Columns that must have these values.
+    keys
+        Columns that make up a shape, beside `along`.
+    """
+    columns: dict[str, list[float]] = {key: [] for key in (*keys, along)}
+    seconds: list[float] = []
+    for row in rows(name, directory):
+        if any(row[key] != value for key, value in where.items()):
+            continue
+        shape = [float(row[key]) for key in keys]
+        for key, text in row.items():
+            if text and key.isdigit():
+                for column, value in zip(keys, shape, strict=True):
+                    columns[column].append(value)
+                columns[along].append(float(key))
+                seconds.append(float(text) * 1e-6)
+    return _table(columns, seconds)
+
+
+def long(name: str, where: Mapping[str, str], keys: Sequence[str], directory: Path = DATA) -> Table | None:
+    """Rows of a table with one time per row, in the column ``us``; None if there are none."""
+    columns: dict[str, list[float]] = {key: [] for key in keys}
+    seconds: list[float] = []
+    for row in rows(name, directory):
+        if all(row[key] == value for key, value in where.items()):
+            for key in keys:
+                columns[key].append(float(row[key]))
+            seconds.append(float(row["us"]) * 1e-6)
+    return _table(columns, seconds)
+
+
+def _table(columns: Mapping[str, Sequence[float]], seconds: Sequence[float]) -> Table | None:
+    if not seconds:
+        return None
+    return Table({key: np.array(values) for key, values in columns.items()}, np.array(seconds))
 
 
 @dataclass(frozen=True)
@@ -53,7 +110,9 @@ def tabled(directory: Path = DATA) -> dict[str, Tabled]:
             name=row["device"],
             own=row["own"],
             words=tuple(row["words"].split()),
-            peak={dtype: float(row[f"peak_{dtype}"]) for dtype in ("bf16", "fp8") if row[f"peak_{dtype}"]},
+            peak={
+                dtype: float(row[f"peak_{dtype}"]) for dtype in ("bf16", "fp8", "fp4") if row[f"peak_{dtype}"]
+            },
             memory_bandwidth=float(row["memory_bandwidth"]),
             multiprocessors=int(row["multiprocessors"]),
             scale_up_bandwidth=float(row["scale_up_bandwidth"]),

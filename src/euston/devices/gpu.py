@@ -3,67 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from functools import cache
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from euston.devices import _attention, _bandwidth, _gemm, _tables
-from euston.devices.base import Price, Provenance, least_sure
+from euston.devices import _bandwidth
+from euston.devices._attention import BACKWARD_FLOPS, BACKWARD_RATE
+from euston.devices._power import Band, Power
+from euston.devices.base import PROVENANCES, Price, Provenance
+from euston.devices.kernels import DEVICE_LAUNCH, GemmSource, Generation, Kernels, Priced
 from euston.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from euston.catalog import Accelerator
     from euston.models.operator import Operator
 
-GemmSource = Literal["table", "table+cap", "profile"]
-Generation = Literal["best", "fa1", "fa2", "fa3"]
-Band = Literal["value", "low", "high"]
-
 #: Time from one kernel launch to the next when a framework launches eagerly (5-8 us; about 1 us with CUDA
 #: graphs).
 EAGER_LAUNCH = 6e-6
-#: Start of a kernel on the device itself, as fitted on the GEMM tables (2.0 to 2.3 us).
-DEVICE_LAUNCH = 2e-6
-#: Constants of a machine without a related table: typical of the fitted ones (see data/constants.json).
-DEFAULT_EFF, DEFAULT_K0, DEFAULT_EFF_MEM, DEFAULT_LAUNCH = 0.75, 150.0, 0.8, 4e-6
-DEFAULT_ATTENTION_EFF, DEFAULT_ATTENTION_S0 = 0.5, 400.0
-#: Idle power as a share of the limit where the catalogue has none.
-DEFAULT_IDLE = 0.15
-#: Whose attention table stands in for a device that has none.
-ATTENTION_RELATIVE = {"h200-sxm": "h100-sxm", "gb200": "h100-sxm"}
-#: fp16 runs on the same units at the same rate as bf16.
-TABLE_DTYPE = {"bf16": "bf16", "fp16": "bf16", "fp8": "fp8"}
-
-
-@cache
-def _gemm_correction(table: str, dtype: str) -> _gemm.Correction:
-    entry = _tables.constants()["gemm"][f"{table}/{dtype}"]
-    measured = _gemm.measured(table, dtype)
-    assert measured is not None
-    return _gemm.Correction(measured, _gemm_formula(table, dtype), entry["triangles"])
-
-
-@cache
-def _gemm_formula(table: str, dtype: str) -> _gemm.Formula:
-    return _gemm.formula_of(_tables.tabled()[table], dtype, _tables.constants()["gemm"][f"{table}/{dtype}"])
-
-
-@cache
-def _attention_formula(table: str) -> _attention.Formula:
-    device, entry = _tables.tabled()[table], _tables.constants()["attention"][table]
-    return _attention.Formula(
-        device.peak["bf16"], device.memory_bandwidth, device.multiprocessors,
-        entry["eff"], entry["s0"], entry["eff_mem"], entry["launch"], _attention.D0[table],
-    )  # fmt: skip
-
-
-@cache
-def _attention_correction(table: str) -> _attention.Correction:
-    measured = _attention.measured(table)
-    assert measured is not None
-    return _attention.Correction(measured, _attention_formula(table))
+KINDS = ("gemm", "grouped_gemm", "attention", "scan", "memory")
+ATTENTION = (
+    "attention", "attention_fa1", "attention_fa2", "attention_fa3", "attention_unfused", "attention_decode",
+    "mla_prefill", "mla_decode",
+)  # fmt: skip
 
 
 class GPU:
@@ -90,6 +53,11 @@ class GPU:
         override it.
     sustained
         Which end of the published range of sustained rates caps a GEMM.
+
+    Attributes
+    ----------
+    kernels : Kernels
+        The same prices for many kernels at once, as arrays.
     """
 
     def __init__(
@@ -115,18 +83,20 @@ class GPU:
                 f"`launch_floor`: {launch_floor} s is not a time; eager launches take 5e-6 to 8e-6 s"
             )
         self.accelerator = accelerator
-        self.gemm_source, self.elementwise = gemm_source, elementwise
-        self.launch_floor, self.attention_kernel, self.band = launch_floor, attention_kernel, sustained
-        table, self._table_provenance = _tables.nearest_table(accelerator)
-        self.table: str | None = table.name if table else None
-        self._formulas: dict[str, _gemm.Formula] = {}
-        self._attention: _attention.Formula | None = None
+        self.launch_floor, self.attention_kernel = launch_floor, attention_kernel
+        self.power = Power(accelerator, sustained)
+        self.kernels = Kernels(accelerator, gemm_source, elementwise, self.power)
         self._prices: dict[Operator, Price] = {}
 
     @property
     def name(self) -> str:
         """The accelerator's name."""
         return self.accelerator.name
+
+    @property
+    def table(self) -> str | None:
+        """The device whose tables speak for this one, or None."""
+        return self.kernels.table
 
     def price(self, operator: Operator) -> Price:
         """Seconds, joules and provenance of one operator, all its calls included.
@@ -137,67 +107,37 @@ class GPU:
             The accelerator has no such dtype, or the operator's kind or kernel is unknown.
         """
         found = self._prices.get(operator)
-        if found is None:
-            found = self._prices[operator] = self._price(operator)
-        return found
+        return found if found is not None else self.price_many((operator,))[0]
 
     def price_many(self, operators: Iterable[Operator]) -> list[Price]:
-        """Prices in the order of the operators."""
-        return [self.price(operator) for operator in operators]
+        """Prices in the order of the operators; those of one kind are priced together."""
+        asked = list(operators)
+        groups: dict[tuple[object, ...], dict[Operator, None]] = {}
+        for op in asked:
+            if op not in self._prices:
+                fixed = op.shape[3:5] if op.kernel == "mla_decode" else op.shape[4:5]
+                key = (
+                    op.kind, op.kernel, op.dtype, op.phase == "backward", op.causal, len(op.shape),
+                    fixed if op.kind == "attention" else (),
+                )  # fmt: skip
+                groups.setdefault(key, {})[op] = None
+        for group in groups.values():
+            self._price_group(tuple(group))
+        return [self._prices[op] for op in asked]
 
     def peak(self, dtype: str) -> float:
         """Dense peak of a dtype in FLOP/s, clock derate included."""
-        peaks = self.accelerator.peak
-        rate = peaks.get(dtype) or peaks.get(TABLE_DTYPE.get(dtype, dtype))
-        if not rate:
-            raise ConfigError(f"{self.name} has no {dtype} arithmetic; it has {', '.join(sorted(peaks))}")
-        return rate * self.accelerator.clock_derate
+        return self.power.peak(dtype)
 
     def sustained(self, dtype: str) -> tuple[float, float, float] | None:
-        """GEMM rate under the power limit as (value, low, high), FLOP/s; None where nothing is published.
-
-        The catalogue's range; else the best published matmul rate, of a relative scaled by peak and, where
-        this accelerator's power limit is lower, by an assumed square root of power.
-        """
-        published = self.accelerator.sustained
-        band = published.get(dtype) or published.get(TABLE_DTYPE.get(dtype, dtype))
-        if band:
-            return band[0], band[1], band[2]
-        table_dtype = TABLE_DTYPE.get(dtype, dtype)
-        for name in (self.name, self.table or ""):
-            best = _tables.achievable(name, table_dtype)
-            if best:
-                rate = best[0] * self.peak(dtype) / best[1]
-                power = (
-                    self._power_share() if best == _tables.achievable(self.table or "", table_dtype) else 1.0
-                )
-                # assumed: under a lower power limit the rate falls with its square root (clock and voltage
-                # fall together); between not at all and in proportion
-                return rate * math.sqrt(power), rate * power, rate
-        return None
+        """GEMM rate under the power limit as (value, low, high), FLOP/s; None where nothing is published."""
+        return self.power.sustained(dtype)
 
     def gemm_seconds(
         self, m: float, n: float, k: float, dtype: str = "bf16", batch: float = 1
     ) -> tuple[float, Provenance]:
         """Time of one GEMM call (``batch`` equal ones in a single kernel) without the launch floor."""
-        formula = self._formula(dtype)
-        seconds = float(formula.seconds(float(m), float(n), float(k), float(batch)))
-        provenance: Provenance = "roofline"
-        table_dtype = TABLE_DTYPE.get(dtype)
-        if batch == 1 and self._has_table(table_dtype):
-            correction = _gemm_correction(str(self.table), str(table_dtype)).at(m, n, k)
-            if correction is not None:
-                seconds *= math.exp(correction[0])
-                provenance = least_sure((correction[1], self._table_provenance))
-        flops = 2.0 * batch * m * n * k
-        peak = self.peak(dtype)
-        if self.gemm_source == "profile":
-            seconds /= self._profile_ratio(flops / seconds / peak)
-        elif self.gemm_source == "table+cap":
-            rates = self.sustained(dtype)
-            if rates is not None:
-                seconds = max(seconds, flops / rates[("value", "low", "high").index(self.band)])
-        return max(seconds, flops / peak), provenance
+        return _one(self.kernels.gemm(m, n, k, dtype, float(batch)))
 
     def attention_seconds(
         self,
@@ -212,146 +152,87 @@ class GPU:
         generation: Generation = "best",
     ) -> tuple[float, Provenance]:
         """Time of one fused attention call without the launch floor."""
-        formula, table = self._attention_formula_here()
-        seconds = float(formula.seconds(batch, sequence, heads, kv_heads, head_dim, causal))
-        provenance: Provenance = "roofline"
-        if table is not None:
-            value, provenance = _attention_correction(table).at(batch * heads, sequence, heads / kv_heads)
-            seconds *= math.exp(value)
-            transferred: Provenance = self._table_provenance if table == self.table else "transferred"
-            provenance = least_sure((provenance, transferred))
-        flops = (2.0 if causal else 4.0) * batch * heads * float(sequence) ** 2 * head_dim
-        seconds = max(seconds, flops / self.peak("bf16"))
-        rate = 1.0
-        if generation != "best":
-            rate = _attention.GENERATION_RATE[table or "a100-sxm-80gb"][generation]
-        if backward:
-            rate *= _attention.BACKWARD_RATE / _attention.BACKWARD_FLOPS
-        if rate != 1.0:
-            provenance = least_sure((provenance, "transferred"))
-        launch = min(formula.launch, seconds)
-        return launch + (seconds - launch) / rate, provenance
-
-    def _price(self, operator: Operator) -> Price:
-        if operator.kind == "gemm":
-            m, n, k = operator.shape
-            seconds, provenance = self.gemm_seconds(m, n, k, operator.dtype)
-            seconds *= operator.calls
-        elif operator.kind == "attention":
-            seconds, provenance = self._attention_price(operator)
-            seconds *= operator.calls
-        elif operator.kind == "memory":
-            share, provenance = _bandwidth.fraction(self.table, operator.kernel, self.elementwise)
-            if self._table_provenance == "transferred":
-                provenance = least_sure((provenance, "transferred"))
-            nbytes = operator.bytes_read + operator.bytes_written
-            seconds = nbytes / (self.accelerator.memory_bandwidth * share) + operator.calls * DEVICE_LAUNCH
-        else:
-            raise ConfigError(unknown("operator kind", operator.kind, ("gemm", "attention", "memory")))
-        seconds = max(seconds, operator.calls * self.launch_floor)
-        return Price(seconds, self._joules(operator, seconds), provenance)
-
-    def _attention_price(self, operator: Operator) -> tuple[float, Provenance]:
-        batch, sequence, heads, kv_heads, head_dim = operator.shape
-        backward = operator.phase == "backward"
-        kernel = operator.kernel.removeprefix("attention").removeprefix("_")
-        if (
-            kernel == "unfused"
-        ):  # scores s x s x d and values s x d x s; their gradients once and three times over
-            scores, provenance = self.gemm_seconds(
-                sequence, sequence, head_dim, operator.dtype, batch * heads
+        return _one(
+            self.kernels.prefill(
+                batch, sequence, heads, kv_heads, head_dim,
+                causal=causal, backward=backward, generation=generation,
             )
-            values, _ = self.gemm_seconds(sequence, head_dim, sequence, operator.dtype, batch * heads)
-            return (scores + 3 * values if backward else scores + values), provenance
-        known_generations: dict[str, Generation] = {
-            "": self.attention_kernel,
-            "fa1": "fa1",
-            "fa2": "fa2",
-            "fa3": "fa3",
-        }
-        if kernel not in known_generations:
-            known = ("attention", "attention_fa1", "attention_fa2", "attention_fa3", "attention_unfused")
-            raise ConfigError(unknown("attention kernel", operator.kernel, known))
-        return self.attention_seconds(
-            batch, sequence, heads, kv_heads, head_dim,
-            causal=operator.causal, backward=backward, generation=known_generations[kernel],
         )  # fmt: skip
 
-    def _power_share(self) -> float:
-        """Power limit over that of the nearest table's device, at most 1."""
-        if self.table is None or math.isnan(self.accelerator.power_limit):
-            return 1.0
-        return min(self.accelerator.power_limit / _tables.tabled()[self.table].power_limit, 1.0)
+    def _price_group(self, group: Sequence[Operator]) -> None:
+        """Price operators that differ in shape, bytes and calls only."""
+        one = group[0]
+        calls = np.array([op.calls for op in group], dtype=np.float64)
+        seconds, sure = self._seconds(one, group)
+        if one.kind == "memory":  # bytes are those of all calls
+            total = seconds + (calls - 1) * DEVICE_LAUNCH
+        elif one.kind == "scan":
+            total = seconds
+        else:
+            total = seconds * calls
+        total = np.maximum(total, calls * self.launch_floor)
+        for op, time, index in zip(group, total.tolist(), sure.tolist(), strict=True):
+            flops = 0.0 if op.kind == "memory" else op.flops
+            joules = self.power.joules(time, flops, op.bytes_read + op.bytes_written, op.dtype)
+            self._prices[op] = Price(time, joules, PROVENANCES[index])
 
-    def _has_table(self, table_dtype: str | None) -> bool:
-        return f"{self.table}/{table_dtype}" in _tables.constants()["gemm"]
+    def _seconds(self, one: Operator, group: Sequence[Operator]) -> Priced:
+        kernels = self.kernels
+        if one.kind == "memory":
+            return kernels.memory(one.kernel, [op.bytes_read + op.bytes_written for op in group])
+        if one.kind == "scan":
+            nbytes = [op.bytes_read + op.bytes_written for op in group]
+            return kernels.scan([op.flops for op in group], nbytes, one.dtype)
+        shape = np.array([op.shape for op in group], dtype=np.float64).T
+        if one.kind == "gemm":
+            return kernels.gemm(shape[0], shape[1], shape[2], one.dtype)
+        if one.kind == "grouped_gemm":
+            return kernels.grouped_gemm(shape[0], shape[1], shape[2], shape[3], shape[4], one.dtype)
+        if one.kind == "attention":
+            return self._attention(one, shape)
+        raise ConfigError(unknown("operator kind", one.kind, KINDS))
 
-    def _formula(self, dtype: str) -> _gemm.Formula:
-        """The GEMM formula with this accelerator's own figures and the nearest table's constants."""
-        if dtype not in self._formulas:
-            accelerator, table_dtype = self.accelerator, TABLE_DTYPE.get(dtype)
-            size = _tables.ELEMENT_BYTES.get(dtype)
-            if size is None:
-                raise ConfigError(unknown("dtype", dtype, _tables.ELEMENT_BYTES))
-            eff, k0, eff_mem, launch, tiles = (
-                DEFAULT_EFF,
-                DEFAULT_K0,
-                DEFAULT_EFF_MEM,
-                DEFAULT_LAUNCH,
-                "plain",
+    def _attention(self, one: Operator, shape: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Priced:
+        kernels, backward = self.kernels, one.phase == "backward"
+        batch, length, heads, fourth, fifth = shape[:5]
+        cached = shape[5] if len(shape) > 5 else np.zeros(1)
+        dim = float(fifth[0])
+        if one.kernel not in ATTENTION:
+            raise ConfigError(unknown("attention kernel", one.kernel, ATTENTION))
+        if one.kernel == "attention_decode":
+            return kernels.decode(batch, length, heads, fourth, dim)
+        if one.kernel == "mla_decode":
+            return kernels.mla_decode(batch, length, heads, float(fourth[0]), dim)
+        if one.kernel == "mla_prefill":
+            seconds, sure = kernels.mla_prefill(batch, length, heads, dim, cached)
+            return (
+                (seconds * BACKWARD_FLOPS / BACKWARD_RATE, np.maximum(sure, 2))
+                if backward
+                else (seconds, sure)
             )
-            if self._has_table(table_dtype):
-                near = _gemm_formula(str(self.table), str(table_dtype))
-                eff, k0, eff_mem, launch, tiles = near.eff_max, near.k0, near.eff_mem, near.launch, near.tiles
-            elif (best := _tables.achievable(self.name, table_dtype or dtype)) is not None:
-                eff = best[0] / best[1]
-            self._formulas[dtype] = _gemm.Formula(
-                self.peak(dtype), accelerator.memory_bandwidth, accelerator.multiprocessors or 0,
-                size, max(size, 2), eff, k0, eff_mem, launch, tiles,
-            )  # fmt: skip
-        return self._formulas[dtype]
+        if one.kernel == "attention_unfused":
+            return self._unfused(one, shape, backward)
+        word = one.kernel.removeprefix("attention").removeprefix("_")
+        generation: Generation = {"fa1": "fa1", "fa2": "fa2", "fa3": "fa3"}.get(word, self.attention_kernel)  # type: ignore[assignment]
+        if not (one.causal or backward or cached.any()) and generation == "best":
+            return kernels.encoder(batch, length, heads, dim)
+        return kernels.prefill(
+            batch, length, heads, fourth, dim, cached,
+            causal=one.causal, backward=backward, generation=generation,
+        )  # fmt: skip
 
-    def _attention_formula_here(self) -> tuple[_attention.Formula, str | None]:
-        """The attention formula with this accelerator's own figures, and the table it is corrected by."""
-        table = ATTENTION_RELATIVE.get(self.table, self.table) if self.table else None
-        if self._attention is None:
-            accelerator = self.accelerator
-            eff, s0, eff_mem, launch, d0 = DEFAULT_ATTENTION_EFF, DEFAULT_ATTENTION_S0, 0.6, 1e-5, 100.0
-            if table is not None:
-                near = _attention_formula(table)
-                eff, s0, eff_mem, launch, d0 = near.eff, near.s0, near.eff_mem, near.launch, near.d0
-            self._attention = _attention.Formula(
-                self.peak("bf16"), accelerator.memory_bandwidth, max(accelerator.multiprocessors or 1, 1),
-                eff, s0, eff_mem, launch, d0,
-            )  # fmt: skip
-        return self._attention, table
+    def _unfused(
+        self, one: Operator, shape: np.ndarray[tuple[int, ...], np.dtype[np.float64]], backward: bool
+    ) -> Priced:
+        """Scores s x s x d and values s x d x s; their gradients once and three times over."""
+        seconds, sure = [], []
+        for batch, s, heads, _, dim in shape.T[:, :5]:
+            scores, how = self.kernels.gemm(s, s, dim, one.dtype, batch * heads)
+            values, _ = self.kernels.gemm(s, dim, s, one.dtype, batch * heads)
+            seconds.append(float((scores + 3 * values if backward else scores + values)[0]))
+            sure.append(int(how[0]))
+        return np.array(seconds), np.array(sure, dtype=np.int8)
 
-    def _profile_ratio(self, share: float) -> float:
-        """Rate of the second kernel table over the first's where the first reaches ``share`` of peak."""
-        profiles = _tables.constants()["profile"]
-        entry = profiles.get(self.table) or profiles.get(_bandwidth.RELATIVE.get(self.table or "", ""))
-        if entry is None:
-            return 1.0
-        # assumed: the two agree at half the rate of the slowest bin, where neither is limited by power
-        shares = [entry["share_of_peak"][0] / 2, *entry["share_of_peak"]]
-        return float(np.interp(share, shares, [1.0, *entry["rate_ratio"]]))
 
-    def _joules(self, operator: Operator, seconds: float) -> float:
-        """Idle power plus the rest of the limit times the busier of arithmetic and memory.
-
-        NaN where the vendor publishes no power limit.
-        """
-        accelerator = self.accelerator
-        limit = accelerator.power_limit
-        if math.isnan(limit):
-            return math.nan
-        idle = accelerator.idle_power if accelerator.idle_power is not None else DEFAULT_IDLE * limit
-        if seconds <= 0.0:
-            return 0.0
-        memory = (operator.bytes_read + operator.bytes_written) / seconds
-        activity = memory / (_bandwidth.UPPER * accelerator.memory_bandwidth)
-        if operator.flops > 0 and operator.kind != "memory":
-            band = self.sustained(operator.dtype)
-            best = band[0] if band else DEFAULT_EFF * self.peak(operator.dtype)
-            activity = max(activity, operator.flops / seconds / best)
-        return (idle + (limit - idle) * min(activity, 1.0)) * seconds
+def _one(found: Priced) -> tuple[float, Provenance]:
+    return float(found[0][0]), PROVENANCES[int(found[1][0])]

@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from euston.devices._tables import nearest_table, rows, tabled
+from euston.devices._collective import Curves, machine_of, share
+from euston.devices._collective import tables as collective_tables
+from euston.devices._model import Table
+from euston.devices._tables import constants, nearest_table, tabled
 from euston.devices.base import Provenance, least_sure
 from euston.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from euston.catalog import Accelerator
 
-Array = NDArray[np.float64]
+Implementation = Literal["nccl", "custom-graph", "custom-eager"]
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send")
 
@@ -45,43 +47,38 @@ class ScaleUp(NamedTuple):
 
 def wire_bytes(collective: str, ranks: int, nbytes: float) -> float:
     """Bytes each rank sends for a collective over a full buffer of ``nbytes``."""
-    if collective == "send":
-        return nbytes
-    share = (ranks - 1) / ranks
-    return nbytes * (2 * share if collective == "all_reduce" else share)
+    return nbytes * share(collective, ranks)
 
 
 @cache
-def _table() -> dict[tuple[str, str], dict[int, tuple[Array, Array]]]:
-    """(device, collective) -> ranks -> (log bytes, log seconds)."""
-    points: dict[tuple[str, str], dict[int, list[tuple[float, float]]]] = {}
-    for row in rows("collectives.csv"):
-        by_ranks = points.setdefault((row["device"], row["collective"]), {})
-        by_ranks.setdefault(int(row["ranks"]), []).append((float(row["bytes"]), float(row["us"]) * 1e-6))
-    return {
-        key: {
-            ranks: (np.log(xy)[:, 0], np.log(xy)[:, 1])
-            for ranks, pairs in value.items()
-            if (xy := sorted(pairs))
-        }
-        for key, value in points.items()
-    }
+def _curves(device: str, collective: str, implementation: str) -> Curves | None:
+    """The packaged curves of one collective, or None."""
+    key = device, implementation, collective
+    table = _tables_by_key().get(key)
+    if table is None:
+        return None
+    return Curves(machine_of(tabled()[device]), constants()["collectives"]["/".join(key)], table)
 
 
-def _measured(device: str, collective: str, ranks: int, nbytes: float) -> ScaleUp:
+@cache
+def _tables_by_key() -> dict[tuple[str, str, str], Table]:
+    return collective_tables()
+
+
+def _measured(curves: Curves, device: str, collective: str, ranks: int, nbytes: float) -> ScaleUp:
     """One measured curve split in two: time = latency + wire bytes / wire rate, exactly the measured time.
 
     The latency is the smallest time of the curve unless what is left would beat the link; beyond the last
     size the last rate is kept, below the first the first time.
     """
-    log_bytes, log_seconds = _table()[device, collective][ranks]
-    smallest = math.exp(float(log_seconds.min()))
+    sizes = curves.sizes(ranks)
     nbytes = nbytes if nbytes >= 1.0 else 0.0
     log_m = math.log(max(nbytes, 1.0))
-    inside = log_bytes[0] - 1e-9 <= log_m <= log_bytes[-1] + 1e-9
-    at = min(max(log_m, float(log_bytes[0])), float(log_bytes[-1]))
-    seconds = math.exp(float(np.interp(at, log_bytes, log_seconds)))
-    wire = wire_bytes(collective, ranks, math.exp(at) if log_m > log_bytes[0] else nbytes)
+    inside = sizes[0] - 1e-9 <= log_m <= sizes[-1] + 1e-9
+    at = min(max(log_m, float(sizes[0])), float(sizes[-1]))
+    times = curves.seconds(collective, ranks, np.exp(np.array([*sizes, at])))
+    smallest, seconds = float(times[:-1].min()), float(times[-1])
+    wire = wire_bytes(collective, ranks, math.exp(at) if log_m > sizes[0] else nbytes)
     # never faster than the link, so that a fabric whose link has the datasheet's rate gives the measured time
     # back; only where the whole time already beats it (NVLS) does the rate exceed the link's, and no latency
     # is left
@@ -89,24 +86,24 @@ def _measured(device: str, collective: str, ranks: int, nbytes: float) -> ScaleU
     latency = min(smallest, seconds - wire / limit)
     on_wire = seconds - latency
     rate = min(wire / on_wire, limit) if on_wire > 0 and wire > 0 else limit
-    exact = bool(np.isclose(log_bytes, log_m, atol=1e-9).any())
+    exact = bool(np.isclose(sizes, log_m, atol=1e-9).any())
     provenance: Provenance = ("measured" if exact else "interpolated") if inside else "roofline"
     return ScaleUp(latency, rate, provenance)
 
 
-def _between(device: str, collective: str, ranks: int, nbytes: float) -> ScaleUp:
+def _between(curves: Curves, device: str, collective: str, ranks: int, nbytes: float) -> ScaleUp:
     """A measured curve, or the two around a number of ranks mixed, or the largest one stretched."""
-    known = sorted(_table()[device, collective])
+    known = curves.ranks
     if ranks in known:
-        return _measured(device, collective, ranks, nbytes)
+        return _measured(curves, device, collective, ranks, nbytes)
     low = max((n for n in known if n < ranks), default=known[0])
     high = min((n for n in known if n > ranks), default=None)
-    a = _measured(device, collective, low, nbytes)
+    a = _measured(curves, device, collective, low, nbytes)
     if high is None:  # latency grows with the steps of the ring, the rate stays
         return ScaleUp(
             a.latency * (ranks - 1) / (low - 1), a.wire_rate, least_sure((a.provenance, "transferred"))
         )
-    b = _measured(device, collective, high, nbytes)
+    b = _measured(curves, device, collective, high, nbytes)
     part = (ranks - low) / (high - low)
     return ScaleUp(
         (1 - part) * a.latency + part * b.latency,
@@ -123,14 +120,20 @@ def _default(bandwidth: float, collective: str, ranks: int, nbytes: float) -> Sc
         steps = 2 * (ranks - 1) if collective == "all_reduce" else ranks - 1
     wire = wire_bytes(collective, ranks, nbytes)
     options = [
-        ((base + steps * step) * 1e-6, RING_EFFICIENCY * bandwidth * share)
-        for base, step, share in RING_PROTOCOLS.values()
+        ((base + steps * step) * 1e-6, RING_EFFICIENCY * bandwidth * part)
+        for base, step, part in RING_PROTOCOLS.values()
     ]
     latency, rate = min(options, key=lambda option: option[0] + wire / option[1])
     return ScaleUp(latency, rate, "roofline")
 
 
-def scale_up_collective(accelerator: Accelerator, collective: str, ranks: int, nbytes: float) -> ScaleUp:
+def scale_up_collective(
+    accelerator: Accelerator,
+    collective: str,
+    ranks: int,
+    nbytes: float,
+    implementation: Implementation = "nccl",
+) -> ScaleUp:
     """Latency and per-rank wire rate of a collective inside a scale-up domain.
 
     Parameters
@@ -144,6 +147,9 @@ def scale_up_collective(accelerator: Accelerator, collective: str, ranks: int, n
     nbytes
         The full buffer M in bytes: an all-gather ends with M on every rank, each having contributed M /
         ranks.
+    implementation
+        ``nccl``; ``custom-graph`` or ``custom-eager`` for vLLM's one-shot all-reduce with and without CUDA
+        graphs (other collectives and devices without its table use NCCL's).
 
     Returns
     -------
@@ -168,9 +174,12 @@ def scale_up_collective(accelerator: Accelerator, collective: str, ranks: int, n
     if ranks == 1:
         return ScaleUp(0.0, bandwidth, "measured")
     table, how = nearest_table(accelerator)
-    if table is None or (table.name, collective) not in _table():
+    curves = None
+    if table is not None:
+        curves = _curves(table.name, collective, implementation) or _curves(table.name, collective, "nccl")
+    if table is None or curves is None:
         return _default(bandwidth, collective, ranks, nbytes)
-    found = _between(table.name, collective, ranks, nbytes)
+    found = _between(curves, table.name, collective, ranks, nbytes)
     ratio = bandwidth / table.scale_up_bandwidth
     if abs(ratio - 1) < 1e-3:
         return found if how == "measured" else found._replace(provenance=least_sure((found.provenance, how)))

@@ -6,18 +6,30 @@ configuration, `Transformer(...)` one you describe. A model answers `parameters`
 training keeps per parameter.
 """
 
-from ._transformer import MLA, MoE, Transformer
+from ._kinds import LayerKind
+from ._parameters import RankShare
+from ._settings import RECOMPUTE_MODULES
+from ._transformer import MLA, Mamba, MoE, Transformer, VisionEncoder
+from .balance import Balance
 from .hf import from_hf_config
+from .images import ImageMix
 from .memory import StateBytes, state_bytes
 from .operator import Operator
 from .zoo import check, transformer
 
 __all__ = [
+    "RECOMPUTE_MODULES",
     "MLA",
+    "Balance",
+    "ImageMix",
+    "LayerKind",
+    "Mamba",
     "MoE",
     "Operator",
+    "RankShare",
     "StateBytes",
     "Transformer",
+    "VisionEncoder",
     "check",
     "from_hf_config",
     "state_bytes",

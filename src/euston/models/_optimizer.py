@@ -8,6 +8,7 @@ from euston.errors import ConfigError
 
 from ._settings import Precision, choice, positive
 from .operator import Kernel, Operator
+from .recipes import recipe
 
 #: Passes of mixed-precision Adam with FP32 main gradients: bytes (read, written) per parameter, 58 in all.
 PASSES: tuple[tuple[str, Kernel, int, int], ...] = (
@@ -24,7 +25,7 @@ def operators(parameters: float, shard: int, precision: Precision) -> tuple[Oper
     """Passes over `parameters` of one rank, of whose optimiser state it holds 1 / `shard`.
 
     Sharding divides every pass but the cast, which fills the rank's whole 16-bit copy: 52 / shard + 6 bytes
-    per parameter. ``fp8`` adds the weights' cast to FP8 and its transposed copy, once per step; ``fp32`` has
+    per parameter. A low-precision recipe adds the weights' cast, once per step; ``fp32`` has
     no cast.
 
     Raises
@@ -37,10 +38,12 @@ def operators(parameters: float, shard: int, precision: Precision) -> tuple[Oper
     if not 0 <= parameters < math.inf:
         raise ConfigError(f"`parameters`: {parameters!r} must be a finite number of at least 0")
     passes = [p for p in PASSES if not (precision == "fp32" and p[1] == "cast")]
-    if precision == "fp8":
-        passes.append(("weight_cast", "cast", 2, 2))
+    moved: list[tuple[str, Kernel, float, float]] = [*passes]
+    low = recipe(precision)
+    if low is not None:
+        moved.append(("weight_cast", "cast", low.cast_read, low.cast_write))
     found = []
-    for name, kernel, read, written in passes:
+    for name, kernel, read, written in moved:
         count = parameters if kernel == "cast" else parameters / shard
         shape = (math.ceil(count), 1)
         found.append(

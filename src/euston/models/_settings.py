@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, Literal, get_args
 
 from euston.errors import ConfigError, unknown
 
-Precision = Literal["bf16", "fp16", "fp8", "fp32"]
+from .balance import Balance
+from .recipes import Recipe, recipe
+
+Precision = Literal["bf16", "fp16", "fp32", "fp8", "fp8-current", "fp8-block", "mxfp8", "nvfp4"]
 Attention = Literal["flash", "unfused"]
 Recompute = Literal["none", "selective", "full"]
+Graphs = Literal["none", "partial", "full"]
 Accumulation = Literal["fused-fp32", "autograd-fp16", "unfused-fp32", "none"]
+
+#: What selective recompute can repeat, in Megatron-Core's words.
+RECOMPUTE_MODULES = ("core_attn", "layernorm", "mla_up_proj", "moe_act", "mlp")
 
 
 @dataclass(frozen=True)
@@ -27,14 +34,28 @@ class Settings:
     recompute: Recompute = "none"
     grad_accumulation: Accumulation = "fused-fp32"
     dropout: bool = False
+    expert_parallel: int = 1
+    expert_tensor: int = 1
+    balance: Balance = field(default_factory=Balance)
+    graphs: Graphs = "none"
+    modules: tuple[str, ...] = ("core_attn",)
 
     def __post_init__(self) -> None:
-        for key in ("tokens", "sequence", "tensor_parallel"):
+        for key in ("tokens", "sequence", "tensor_parallel", "expert_parallel", "expert_tensor"):
             positive(key, getattr(self, key))
+        if self.tensor_parallel % self.expert_tensor:
+            raise ConfigError(
+                f"`expert_tensor`: {self.expert_tensor} does not divide tensor_parallel "
+                f"= {self.tensor_parallel}"
+            )
         choice("precision", self.precision, Precision)
         choice("attention", self.attention, Attention)
         choice("recompute", self.recompute, Recompute)
         choice("grad_accumulation", self.grad_accumulation, Accumulation)
+        choice("graphs", self.graphs, Graphs)
+        for module in self.modules:
+            if module not in RECOMPUTE_MODULES:
+                raise ConfigError(f"`recompute_modules`: {unknown('module', module, RECOMPUTE_MODULES)}")
         if self.sequence_parallel and self.tokens % self.tensor_parallel:
             raise ConfigError(
                 f"`tokens`: sequence parallelism splits {self.tokens} tokens over tensor_parallel = "
@@ -42,14 +63,37 @@ class Settings:
             )
 
     @property
+    def recipe(self) -> Recipe | None:
+        """The low-precision recipe of the linear layers, if any."""
+        return recipe(self.precision)
+
+    @property
+    def dtype(self) -> str:
+        """Type outside a recipe's GEMMs."""
+        return self.precision if self.recipe is None else "bf16"
+
+    def keeps(self, module: str) -> bool:
+        """Whether the activations that `module` would make again are kept."""
+        return self.recompute == "none" or (self.recompute == "selective" and module not in self.modules)
+
+    @property
     def width(self) -> int:
-        """Bytes of one activation outside the GEMMs (FP8 training keeps them in BF16)."""
+        """Bytes of one activation outside the GEMMs (recipes keep them in BF16)."""
         return 4 if self.precision == "fp32" else 2
 
     @property
     def split_tokens(self) -> int:
         """Tokens that norms, residuals and dropout work on."""
         return self.tokens // self.tensor_parallel if self.sequence_parallel else self.tokens
+
+    @property
+    def routed_tokens(self) -> float:
+        """Tokens whose dispatch this rank takes part in.
+
+        Ranks that share each expert (expert tensor parallelism) see the same tokens; the rest of the
+        tensor-parallel ranks have their own part of the micro-batch.
+        """
+        return self.tokens * self.expert_tensor / self.tensor_parallel
 
 
 def positive(key: str, value: object) -> None:

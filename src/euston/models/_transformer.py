@@ -2,67 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Literal
 
 from euston.errors import ConfigError, unknown
 
-from . import _dense, _flops, _optimizer, _parameters, memory
-from ._settings import Accumulation, Attention, Precision, Recompute, Settings
+from . import _flops, _kinds, _layer, _optimizer, _parameters, _vision, memory
+from ._kinds import LayerKind
+from ._parameters import RankShare
+from ._parts import MLA, Mamba, MoE, VisionEncoder
+from ._settings import Accumulation, Attention, Graphs, Precision, Recompute, Settings
+from .balance import Balance
 from .operator import Operator, Part
 
-__all__ = ["MLA", "MoE", "Transformer"]
-
-
-@dataclass(frozen=True)
-class MoE:
-    """Mixture of experts in the place of the feed-forward network.
-
-    Attributes
-    ----------
-    experts, top_k : int
-        Routed experts per layer, and how many of them each token visits.
-    ffn : int
-        Inner width of one routed expert.
-    shared_experts, shared_ffn : int
-        Experts that every token visits, and the inner width of one of them.
-    first_dense_layers : int
-        Layers at the start that keep a dense feed-forward network of the model's own width.
-    router_bias : bool
-        One selection bias per routed expert (DeepSeek-V3's auxiliary-loss-free balancing).
-    """
-
-    experts: int
-    top_k: int
-    ffn: int
-    shared_experts: int = 0
-    shared_ffn: int = 0
-    first_dense_layers: int = 0
-    router_bias: bool = False
-
-
-@dataclass(frozen=True)
-class MLA:
-    """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434).
-
-    Attributes
-    ----------
-    query_rank : int
-        Width of the compressed query; 0 where queries are not compressed.
-    kv_rank : int
-        Width of the compressed key and value, which is what a cache holds beside the rotary key.
-    nope_dim, rope_dim : int
-        Size of a query or key head without and with rotary position.
-    value_dim : int
-        Size of a value head.
-    """
-
-    query_rank: int
-    kv_rank: int
-    nope_dim: int
-    rope_dim: int
-    value_dim: int
+__all__ = ["MLA", "Mamba", "MoE", "Transformer", "VisionEncoder"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +38,7 @@ class Transformer:
     gated : bool
         Three matrices (SwiGLU) or two (GELU).
     norm : "rmsnorm" | "layernorm"
-    positions : "rotary" | "learned"
+    positions : "rotary" | "learned" | "none"
         A learned table has `max_positions` rows.
     biases : bool
         Biases on every linear layer but router and logits.
@@ -92,8 +48,23 @@ class Transformer:
         Input embedding and logits share one matrix.
     qk_norm : bool
         RMSNorm over each query and key head (Qwen3).
-    moe, mla
-        Mixture of experts, latent attention. Such models are counted (parameters, FLOPs), not simulated.
+    attention_biases : bool
+        Biases on query, key, value and attention's output only (gpt-oss).
+    sinks : bool
+        One learned score per head beside the keys' (gpt-oss).
+    post_norms : bool
+        A norm after attention and after the feed-forward network too (Gemma 2 and 3).
+    mixers, ffns : str
+        Kinds of layers, a letter each, repeated over the layers. Mixers: A attention, S attention over a
+        sliding window, M state-space scan, - none. Feed-forward networks: F dense, E experts, - none; ""
+        makes it dense in the first `moe.first_dense_layers` layers, experts after. See `layer_kinds`.
+    window : int
+        Keys that a query of a sliding layer sees.
+    prediction_layers : int
+        Multi-token-prediction layers trained beside the model (DeepSeek-V3), of the last layer's kind.
+        `parameters` leaves them out unless told otherwise; FLOPs count them.
+    moe, mla, mamba, vision
+        Mixture of experts, latent attention, state-space mixer, vision encoder.
 
     Raises
     ------
@@ -116,19 +87,28 @@ class Transformer:
     ffn: int = 0
     gated: bool = True
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    positions: Literal["rotary", "learned"] = "rotary"
+    positions: Literal["rotary", "learned", "none"] = "rotary"
     max_positions: int = 0
     biases: bool = False
     qkv_biases: bool = False
     tied: bool = False
     qk_norm: bool = False
+    attention_biases: bool = False
+    sinks: bool = False
+    post_norms: bool = False
+    mixers: str = "A"
+    ffns: str = ""
+    window: int = 0
+    prediction_layers: int = 0
     moe: MoE | None = None
     mla: MLA | None = None
+    mamba: Mamba | None = None
+    vision: VisionEncoder | None = None
 
     def __post_init__(self) -> None:
         for key in ("layers", "hidden", "heads", "vocab"):
             self._integer(key, getattr(self, key), 1)
-        for key in ("kv_heads", "head_dim", "ffn", "max_positions"):
+        for key in ("kv_heads", "head_dim", "ffn", "max_positions", "window", "prediction_layers"):
             self._integer(key, getattr(self, key), 0)
         if not self.head_dim and self.mla is None and self.hidden % self.heads:
             raise self._error(
@@ -144,7 +124,7 @@ class Transformer:
         if self.heads % self.kv_heads:
             raise self._error("kv_heads", f"{self.kv_heads} does not divide heads = {self.heads}")
         self._choice("norm", self.norm, ("rmsnorm", "layernorm"))
-        self._choice("positions", self.positions, ("rotary", "learned"))
+        self._choice("positions", self.positions, ("rotary", "learned", "none"))
         if self.positions == "learned" and not self.max_positions:
             raise self._error("max_positions", "0 rows of learned positions; give the longest sequence")
         if self.moe is not None:
@@ -153,10 +133,19 @@ class Transformer:
             for field in fields(self.mla):
                 low = 0 if field.name in ("query_rank", "rope_dim") else 1
                 self._integer(f"mla.{field.name}", getattr(self.mla, field.name), low)
+        if self.mamba is not None:
+            for name in ("heads", "head_dim", "state", "groups", "conv", "chunk"):
+                self._integer(f"mamba.{name}", getattr(self.mamba, name), 1)
+            if self.mamba.version not in (1, 2):
+                raise self._error("mamba.version", f"{self.mamba.version!r} must be 1 or 2")
+        if self.vision is not None:
+            for name in ("layers", "hidden", "heads", "ffn", "patch", "merge", "frames", "projector"):
+                self._integer(f"vision.{name}", getattr(self.vision, name), 1)
+        _kinds.check(self)
 
     def _check_moe(self, moe: MoE) -> None:
         for field in fields(moe):
-            if field.name != "router_bias":
+            if field.name not in ("router_bias", "expert_biases", "shared_gate"):
                 low = 1 if field.name in ("experts", "top_k", "ffn") else 0
                 self._integer(f"moe.{field.name}", getattr(moe, field.name), low)
         if moe.top_k > moe.experts:
@@ -181,7 +170,19 @@ class Transformer:
     # -- what it holds
     # ------------------------------------------------------------------------------------------
 
-    def parameters(self, active: bool = False, embedding: bool = True) -> int:
+    @cached_property
+    def layer_kinds(self) -> tuple[LayerKind, ...]:
+        """The kind of every layer, length `layers`; equal kinds cost the same."""
+        return _kinds.layer_kinds(self)
+
+    @cached_property
+    def kind_counts(self) -> dict[LayerKind, int]:
+        """How many layers there are of each kind, in order of first appearance."""
+        return dict(Counter(self.layer_kinds))
+
+    def parameters(
+        self, active: bool = False, embedding: bool = True, prediction_layers: bool = False
+    ) -> int:
         """Number of parameters, exact.
 
         Parameters
@@ -191,22 +192,53 @@ class Transformer:
         embedding : bool
             False leaves out the input embedding and learned positions, which are looked up and never
             multiplied (a tied matrix stays: the logits multiply by it).
+        prediction_layers : bool
+            Count multi-token-prediction layers too (they share embedding and head).
         """
-        return _parameters.total(self, active=active, embedding=embedding)
+        return _parameters.total(
+            self, active=active, embedding=embedding, prediction_layers=prediction_layers
+        )
 
     def layer_parameters(self, layer: int | None = None, active: bool = False) -> int:
         """Parameters of layer `layer`, counted from 0; default the last one (with the experts, if any)."""
         return _parameters.layer(self, self.layers - 1 if layer is None else layer, active=active)
 
-    def rank_parameters(self, part: Part = "layer", tensor_parallel: int = 1) -> int:
-        """Parameters of one layer, the embedding or the head that one tensor-parallel rank holds.
+    def rank_parameters(
+        self,
+        part: Part = "layer",
+        tensor_parallel: int = 1,
+        *,
+        kind: LayerKind | None = None,
+        expert_parallel: int = 1,
+        expert_tensor: int | None = None,
+    ) -> int:
+        """Parameters of one layer, the embedding or the head that one rank holds; see `rank_share`."""
+        return self.rank_share(
+            part, tensor_parallel, kind=kind, expert_parallel=expert_parallel, expert_tensor=expert_tensor
+        ).total
+
+    def rank_share(
+        self,
+        part: Part = "layer",
+        tensor_parallel: int = 1,
+        *,
+        kind: LayerKind | None = None,
+        expert_parallel: int = 1,
+        expert_tensor: int | None = None,
+    ) -> RankShare:
+        """Parameters of a part that one rank holds, (dense, experts) apart.
 
         Matrices are split, norms and row-parallel biases replicated, KV heads replicated where there are
-        fewer than ranks, the vocabulary padded up. The head of a tied model counts its own copy of the
-        matrix, which is what a last pipeline stage holds; a single stage holds it once. Dense models only
-        (ConfigError otherwise).
+        fewer than ranks, the vocabulary padded up; the encoder is whole on every rank. Experts are dealt to
+        `expert_parallel` ranks and each split over `expert_tensor` (default: as `tensor_parallel`). The head
+        of a tied model counts its own copy of the matrix, which is what a last pipeline stage holds; a single
+        stage holds it once. `kind`: of which layer, default the last.
         """
-        return _parameters.rank(self, part, tensor_parallel)
+        settings = Settings(
+            1, 1, tensor_parallel, expert_parallel=expert_parallel,
+            expert_tensor=tensor_parallel if expert_tensor is None else expert_tensor,
+        )  # fmt: skip
+        return _parameters.rank(self, part, settings, kind or self.layer_kinds[-1])
 
     # -- what it computes
     # ---------------------------------------------------------------------------------------
@@ -220,9 +252,10 @@ class Transformer:
         """FLOPs of training (forward and backward) per token at `sequence` tokens, by a named convention.
 
         ``causal``: 6N + 6*L*a*d*s; ``full``: 6N + 12*L*a*d*s, with N the active parameters in matrix
-        products, logits included, embedding look-up not. ``hardware``: ``full`` plus what `recompute`
-        repeats; ``"full"`` gives the formula of Narayanan et al. (SC'21). `recompute` has no effect on the
-        other conventions.
+        products, logits included, embedding look-up not; a sliding layer counts its window, a state-space
+        layer the products of its chunks, and multi-token-prediction layers are included. ``hardware``:
+        ``full`` plus what `recompute` repeats; ``"full"`` gives the formula of Narayanan et al. (SC'21).
+        `recompute` has no effect on the other conventions.
         """
         return _flops.per_token(self, sequence, convention, recompute)
 
@@ -239,6 +272,12 @@ class Transformer:
         recompute: Recompute = "none",
         grad_accumulation: Accumulation = "fused-fp32",
         dropout: bool = False,
+        kind: LayerKind | None = None,
+        expert_parallel: int = 1,
+        expert_tensor: int | None = None,
+        balance: Balance | None = None,
+        graphs: Graphs = "none",
+        recompute_modules: tuple[str, ...] = ("core_attn",),
     ) -> list[Operator]:
         """Kernels of one part of the model for one micro-batch on one tensor-parallel rank.
 
@@ -248,22 +287,32 @@ class Transformer:
             Tokens of the micro-batch on this rank (micro-batch * sequence / context-parallel ranks).
         sequence : int
             Tokens each query may attend to.
-        part : "layer" | "embedding" | "head"
-            One layer; embedding and positions; or final norm, logits and loss.
+        part : "layer" | "embedding" | "head" | "prediction"
+            One layer; embedding and positions; final norm, logits and loss; or one multi-token-prediction
+            layer with its own pass through the head.
         tensor_parallel, sequence_parallel
             Matrices are split over the ranks; with `sequence_parallel` so are norms, residuals and dropout.
-        precision : "bf16" | "fp16" | "fp8" | "fp32"
-            fp8: the layers' GEMMs and their casts; attention and logits stay BF16.
+        precision : "bf16" | "fp16" | "fp32" | "fp8" | "fp8-current" | "fp8-block" | "mxfp8" | "nvfp4"
+            A recipe (`euston.models.recipes`) casts the layers' GEMMs; attention and logits stay BF16.
         attention : "flash" | "unfused"
             One causal kernel, or two batched products over the full square with softmax (and dropout)
             between.
         recompute : "none" | "selective" | "full"
-            Adds operators of phase ``"recompute"``: the whole layer again, or scores, softmax, dropout and
-            values (nothing under flash attention, which recomputes inside its backward).
+            Adds operators of phase ``"recompute"``: the whole layer again, or what `recompute_modules` make.
+            Its default, scores, softmax, dropout and values, is nothing under flash attention, which
+            recomputes inside its backward.
         grad_accumulation : "fused-fp32" | "autograd-fp16" | "unfused-fp32" | "none"
             How the micro-batch's weight gradient reaches the accumulated one: 8, 6, 10 or 0 bytes per weight.
         dropout : bool
             Dropout after attention, feed-forward and embedding, and on unfused attention scores.
+        kind : LayerKind, optional
+            Which of `layer_kinds`; default the last layer's.
+        expert_parallel, expert_tensor : int
+            Ranks that experts are dealt to, and that share each (default: as `tensor_parallel`).
+        balance : Balance, optional
+            How unevenly tokens fall on experts; operators are those of the rank with most.
+        graphs : "none" | "partial" | "full"
+            Whether the small kernels of routers and dispatches are replayed from a recorded graph.
 
         Returns
         -------
@@ -273,8 +322,7 @@ class Transformer:
         Raises
         ------
         ConfigError
-            Where `tensor_parallel` does not divide what it splits, and for MoE and MLA models, which are
-            counted only.
+            Where a degree does not divide what it splits.
         """
         settings = Settings(
             tokens=tokens,
@@ -286,8 +334,32 @@ class Transformer:
             recompute=recompute,
             grad_accumulation=grad_accumulation,
             dropout=dropout,
+            expert_parallel=expert_parallel,
+            expert_tensor=tensor_parallel if expert_tensor is None else expert_tensor,
+            balance=balance or Balance(),
+            graphs=graphs,
+            modules=recompute_modules,
         )
-        return list(_dense.operators(self, part, settings))
+        return list(_layer.operators(self, part, settings, kind or self.layer_kinds[-1]))
+
+    def encoder_operators(
+        self,
+        images: float,
+        patches: int,
+        *,
+        precision: Precision = "bf16",
+        recompute: Recompute = "none",
+        grad_accumulation: Accumulation = "fused-fp32",
+    ) -> list[Operator]:
+        """Kernels of the whole vision encoder and projector for `images` of `patches` patches each.
+
+        Attention is bidirectional within an image; every tensor-parallel rank runs the whole encoder.
+        """
+        settings = Settings(
+            max(1, round(images * patches)), patches, precision=precision, recompute=recompute,
+            grad_accumulation=grad_accumulation,
+        )  # fmt: skip
+        return list(_layer.encoder_operators(self, settings, patches))
 
     def optimizer_operators(
         self, parameters: float, shard: int = 1, precision: Precision = "bf16"
@@ -312,6 +384,12 @@ class Transformer:
         recompute: Recompute = "none",
         dropout: bool = False,
         precision: Precision = "bf16",
+        *,
+        kind: LayerKind | None = None,
+        expert_parallel: int = 1,
+        expert_tensor: int | None = None,
+        balance: Balance | None = None,
+        recompute_modules: tuple[str, ...] = ("core_attn",),
     ) -> float:
         """Bytes one layer keeps for its backward, per micro-batch and rank. See `euston.models.memory`."""
         settings = Settings(
@@ -323,8 +401,22 @@ class Transformer:
             attention=attention,
             recompute=recompute,
             dropout=dropout,
+            expert_parallel=expert_parallel,
+            expert_tensor=tensor_parallel if expert_tensor is None else expert_tensor,
+            balance=balance or Balance(),
+            modules=recompute_modules,
         )
-        return memory.layer_activations(self, settings)
+        return memory.layer_activations(self, settings, kind or self.layer_kinds[-1])
+
+    def encoder_activation_bytes(
+        self, images: float, patches: int, recompute: Recompute = "none", precision: Precision = "bf16"
+    ) -> float:
+        """Bytes the vision encoder keeps for `images` of `patches` patches each."""
+        if self.vision is None:
+            return 0.0
+        tokens = max(1, round(images * patches))
+        settings = Settings(tokens, patches, recompute=recompute, precision=precision)
+        return _vision.activations(self.vision, settings)
 
     def embedding_activation_bytes(
         self, tokens: int, tensor_parallel: int = 1, sequence_parallel: bool = False, dropout: bool = False
@@ -361,14 +453,14 @@ class Transformer:
 
     @classmethod
     def from_values(cls, name: str, values: Mapping[str, Any]) -> Transformer:
-        """Build from a table as catalogue files hold it, with tables ``moe`` and ``mla`` inside.
+        """Build from a table as catalogue files hold it, with tables ``moe``, ``mla``, ... inside.
 
         Keys that describe no shape (``published_*``) are left alone.
         """
         own = {f.name for f in fields(cls)} - {"name"}
         shape = {key: value for key, value in values.items() if key in own}
         try:
-            for key, kind in (("moe", MoE), ("mla", MLA)):
+            for key, kind in (("moe", MoE), ("mla", MLA), ("mamba", Mamba), ("vision", VisionEncoder)):
                 if key in shape:
                     shape[key] = kind(**shape[key])
             return cls(name, **shape)

@@ -9,8 +9,10 @@ from euston.errors import ConfigError
 
 from . import _parameters
 from ._settings import Precision, Settings, choice, positive
+from .recipes import recipe
 
 if TYPE_CHECKING:
+    from ._kinds import LayerKind
     from ._transformer import Transformer
 
 __all__ = ["StateBytes", "layer_activations", "state_bytes"]
@@ -19,43 +21,111 @@ Sharding = Literal["none", "zero1", "zero2", "zero3"]
 GradientDtype = Literal["fp32", "bf16", "fp16"]
 
 
-def layer_activations(model: Transformer, settings: Settings) -> float:
-    """Bytes one layer saves per micro-batch on one rank.
+def layer_activations(model: Transformer, settings: Settings, kind: LayerKind) -> float:
+    """Bytes one layer of a kind saves per micro-batch on one rank.
 
     Tensor by tensor as Korthikanti et al. (arXiv:2205.05198, section 4) list them. With unfused attention and
     dropout a GPT layer gives their formulas: s*b*h*(10 + 24/t + 5as/(ht)), divided throughout by t under
     sequence parallelism, 34*s*b*h/t with selective recompute, 2*s*b*h with full. With flash attention, SwiGLU
-    and no dropout: 2T*(4h + (a+2k)d + ad + 3f)/t + 4Ta/t. Full recompute keeps the layer's input only; while
-    its backward runs, one layer at a time holds what ``recompute="none"`` gives.
+    and no dropout: 2T*(4h + (a+2k)d + ad + 3f)/t + 4Ta/t. An expert layer keeps the rows it was sent, what
+    its experts keep of each, and the router's probabilities. A low-precision recipe keeps the cast copy of
+    what only GEMMs read. Full recompute keeps the layer's input only; while its backward runs, one layer at a
+    time holds what ``recompute="none"`` gives.
     """
-    _parameters.require_dense(model)
-    t = settings.tensor_parallel
-    heads, kv_heads = _parameters.split_heads(model, t)
-    ffn = _parameters.split_ffn(model, t)
     element = settings.width
-    tokens, h, d = settings.tokens, model.hidden, model.head_dim
     if settings.recompute == "full":
-        return float(element * settings.split_tokens * h)
-    # inputs and outputs of both norms (the outputs are the inputs of qkv and ffn_up); masks of both dropouts
-    around = 4 * element * h + (2 * h if settings.dropout else 0)
+        return float(element * settings.split_tokens * model.hidden)
+    mixer = 0.0
+    if kind.attends:
+        mixer = _attention(model, settings)
+    elif kind.mixer == "mamba":
+        mixer = _mamba(model, settings)
+    ffn = 0.0
+    if kind.ffn == "dense":
+        inner = _parameters.split_ffn(model, settings.tensor_parallel)
+        ffn = settings.tokens * _mlp(model, settings, inner) if settings.keeps("mlp") else 0.0
+    elif kind.ffn == "moe":
+        ffn = _experts(model, settings)
+    blocks = int(kind.mixer != "none") + int(kind.ffn != "none")
+    # input and output of each block's norm (the output is the input of a GEMM); masks of both dropouts
+    around: float = element * model.hidden + (model.hidden if settings.dropout else 0)
+    if settings.keeps("layernorm"):
+        around += _for_gemm(settings) * model.hidden
+    if model.post_norms:
+        around += element * model.hidden
+    return float(settings.split_tokens * blocks * around) + mixer + ffn
+
+
+def _for_gemm(settings: Settings) -> float:
+    """Bytes per element of a tensor that only a linear layer's weight gradient reads again."""
+    return settings.width if settings.recipe is None else settings.recipe.element
+
+
+def _mlp(model: Transformer, settings: Settings, inner: int) -> float:
+    """Per token: input (gate and up) and output of the activation function."""
+    return inner * (settings.width * (2 if model.gated else 1) + _for_gemm(settings))
+
+
+def _attention(model: Transformer, settings: Settings) -> float:
+    t, element, d = settings.tensor_parallel, settings.width, model.head_dim
+    heads, kv_heads = _parameters.split_heads(model, t)
+    if model.mla is not None:
+        mla = model.mla
+        # both compressed vectors with their norms' outputs; whole query, key, value and output heads
+        compressed = (element + _for_gemm(settings)) * (mla.query_rank + mla.kv_rank)
+        inside = heads * element * mla.value_dim  # attention's output
+        if settings.keeps("mla_up_proj"):
+            inside += heads * element * (2 * (mla.nope_dim + mla.rope_dim) + mla.value_dim)
+        return float(settings.split_tokens * compressed + settings.tokens * inside) + _core(settings, heads)
     # query, key, value; input of the output projection
     inside = element * ((heads + 2 * kv_heads) * d + heads * d)
     if model.qk_norm:
         inside += element * (heads + kv_heads) * d
-    # input (gate and up) and output of the activation function
-    inside += element * (3 if model.gated else 2) * ffn
-    return float(settings.split_tokens * around + tokens * inside) + _attention_core(settings, heads)
+    return float(settings.tokens * inside) + _core(settings, heads)
 
 
-def _attention_core(settings: Settings, heads: int) -> float:
+def _core(settings: Settings, heads: int) -> float:
     """What attention keeps between scores and values."""
     if settings.attention == "flash":
         return 4.0 * settings.tokens * heads  # log-sum-exp of every row, FP32
-    if settings.recompute == "selective":
+    if not settings.keeps("core_attn"):
         return 0.0
     # softmax output; with dropout its mask and its output too
     per_score = settings.width + (1 + settings.width if settings.dropout else 0)
     return float(per_score * settings.tokens * settings.sequence * heads)
+
+
+def _mamba(model: Transformer, settings: Settings) -> float:
+    """The projection, the scan's output and its norm's: convolution and states are made again."""
+    m = model.mamba
+    assert m is not None
+    heads, groups = m.split(settings.tensor_parallel)
+    if m.version == 2:
+        inner = heads * m.head_dim
+        kept = settings.width * (3 * inner + 2 * groups * m.state + heads) + _for_gemm(settings) * inner
+    else:  # projection, convolution's output, step sizes, scan's output; what they are made of
+        kept = settings.width * (5 * heads + 2 * (m.time_rank + 2 * m.state))
+    return float(settings.tokens * kept)
+
+
+def _experts(model: Transformer, settings: Settings) -> float:
+    moe = model.moe
+    assert moe is not None
+    load = settings.balance.load(
+        settings.routed_tokens * moe.top_k * settings.expert_parallel, moe.experts, settings.expert_parallel
+    )
+    inner = _parameters.split_expert(model, settings.expert_tensor)
+    # the rows sent here and inside the experts; their outputs, for the gradient of the weights they get
+    per_row = _for_gemm(settings) * model.hidden + _mlp(model, settings, inner)
+    if not settings.keeps("moe_act"):
+        per_row -= _for_gemm(settings) * inner
+    kept = load.rows * (per_row + settings.width * model.hidden)
+    kept += 4.0 * settings.split_tokens * moe.experts  # probabilities, FP32
+    if moe.shared_experts:
+        kept += settings.tokens * _mlp(
+            model, settings, _parameters.split_shared(model, settings.tensor_parallel)
+        )
+    return kept
 
 
 @dataclass(frozen=True)
@@ -86,9 +156,9 @@ def state_bytes(
     ----------
     parameters : float
         Parameters of the rank's layers, i.e. after tensor and pipeline parallelism.
-    precision : "bf16" | "fp16" | "fp8" | "fp32"
-        16-bit parameters keep an FP32 master copy with the optimiser; fp8 adds two one-byte copies (GEMM
-        operands).
+    precision : str
+        16-bit parameters keep an FP32 master copy with the optimiser; a low-precision recipe adds its copies
+        of the weights (FP8: two of one byte, the GEMM operands).
     sharding : "none" | "zero1" | "zero2" | "zero3"
         Shards optimiser state / and gradients / and parameters over `degree` ranks.
     gradient_dtype : "fp32" | "bf16" | "fp16", optional
@@ -114,7 +184,8 @@ def state_bytes(
         main_gradients = dtype == "fp16" and sharding in ("none", "zero1")
     master = 0 if precision == "fp32" else 4
     copy = 4 if main_gradients and dtype != "fp32" else 0
-    weight = {"fp32": 4, "fp8": 4}.get(precision, 2)
+    low = recipe(precision)
+    weight = 4 if precision == "fp32" else 2 + (low.weight_copies if low else 0)
     gradient = 4 if dtype == "fp32" else 2
     state = master + 8 + copy
     stage = ("none", "zero1", "zero2", "zero3").index(sharding)
