@@ -1,4 +1,4 @@
-"""Parts of a scenario as objects that every kind of job needs: fabrics, sites, devices, faults, conditions."""
+"""Parts of a scenario as objects that every kind of job needs: sites, fabrics, devices, conditions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from euston import catalog
 from euston.catalog import Accelerator
 from euston.cluster import Site
 from euston.devices import GPU
-from euston.devices.gpu import Generation
+from euston.devices.gpu import EAGER_LAUNCH
+from euston.devices.kernels import GemmSource, Generation
 from euston.errors import BadInput, ConfigError, EustonError, at
 from euston.fabrics import Fabric
 from euston.scenario import Scenario, build
@@ -19,6 +20,10 @@ from euston.training import Conditions, HostFault, LinkFault, TrainingJob
 from euston.training.skew import SPEED_SPREAD
 
 __all__ = ["conditions", "device", "fabric", "link_faults", "link_index", "site", "site_fabric"]
+
+#: Time from one kernel to the next when a recorded graph is replayed (NVIDIA, Constant time launch for
+#: straight-line CUDA graphs, 2024: about 1 us).
+GRAPH_LAUNCH = 1e-6
 
 
 def fabric(values: dict[str, Any], section: SiteSection, accelerator: Accelerator | None = None) -> Fabric:
@@ -71,12 +76,16 @@ def site(s: Scenario, section: SiteSection, where: str = "sites[0]") -> Site:
     )
 
 
-def device(accelerator: Accelerator, job: TrainingJob) -> GPU:
-    """The pricer of a site's accelerator with the job's kernel generation."""
+def device(accelerator: Accelerator, job: TrainingJob, *, gemm_source: str = "table+cap") -> GPU:
+    """The pricer of a site's accelerator with the job's kernels; `gemm_source` as `GPU` takes it."""
     generation = {"unfused": "best", "cudnn": "fa3"}.get(
         job.software.attention_kernel, job.software.attention_kernel
     )
-    return GPU(accelerator, attention_kernel=cast(Generation, generation))
+    launch = GRAPH_LAUNCH if job.software.cuda_graphs == "full" else EAGER_LAUNCH
+    return GPU(
+        accelerator, gemm_source=cast(GemmSource, gemm_source), attention_kernel=cast(Generation, generation),
+        launch_floor=launch,
+    )  # fmt: skip
 
 
 def link_index(fabric: Fabric, name: str, where: str) -> int:
@@ -126,5 +135,6 @@ def conditions(s: Scenario, here: Site) -> Conditions:
         tuple(hosts),
         folding=s.run.folding,
         contention=s.run.network == "fluid",
+        allocation=s.policies.allocation.make() if s.policies.allocation.kind != "max_min" else None,
         speed_spread=SPEED_SPREAD if spread is None else spread,
     )

@@ -11,6 +11,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from euston.collectives import Algorithm, group_of
+from euston.collectives.base import COLLECTIVES
 from euston.compression import Codec, NonFinite, StepKey
 from euston.compression import Payload as CodecPayload
 from euston.errors import ConfigError, EustonError, RouteError
@@ -39,7 +41,7 @@ def check_policy(policy: object) -> None:
 
     Parameters
     ----------
-    policy : Balancing, AllocationPolicy or Codec
+    policy : Balancing, AllocationPolicy, Codec or collective Algorithm
         Other kinds of policies follow with their rooms.
 
     Raises
@@ -56,9 +58,12 @@ def check_policy(policy: object) -> None:
     if hasattr(policy, "expected_vnmse"):
         _check_codec(cast(Codec, policy))
         return
+    if hasattr(policy, "messages"):
+        _check_algorithm(cast(Algorithm, policy))
+        return
     raise PolicyError(
         f"{policy!r} is no policy that this version knows; a balancing policy has `spread`, an allocation "
-        "policy `begin`, a codec `expected_vnmse`"
+        "policy `begin`, a codec `expected_vnmse`, a collective algorithm `messages`"
     )
 
 
@@ -364,3 +369,30 @@ def _check_codec(codec: Codec) -> None:
         _require("layer.weight" in str(refused), codec, "the refusal of NaN must name the bucket")
     else:
         raise PolicyError(f"{type(codec).__name__}: NaN must be refused")
+
+
+def _check_algorithm(algorithm: Algorithm) -> None:
+    """Transfers and messages move the same bytes between the same ranks, and nothing waits for itself."""
+    group, size = group_of(np.arange(8), np.arange(8) // 4), 8e6
+    _require(algorithm.collectives, algorithm, "names no collective that it does")
+    for kind in COLLECTIVES:
+        if kind not in algorithm.collectives:
+            refused = False
+            try:
+                algorithm.stages(kind, group, size)
+            except ConfigError:
+                refused = True
+            _require(refused, algorithm, f"does {kind}, which it does not name")
+            continue
+        sums = np.zeros((2, 8, 8))
+        for stage in algorithm.stages(kind, group, size):
+            for transfer in stage.transfers:
+                np.add.at(sums[0], (transfer.src, transfer.dst), transfer.bytes)
+        for i, message in enumerate(algorithm.messages(kind, group, size)):
+            np.add.at(sums[1], (message.transfer.src, message.transfer.dst), message.transfer.bytes)
+            later = [n for n in (*message.after_sent, *message.after_arrival) if not 0 <= n < i]
+            _require(not later, algorithm, f"{kind}: message {i} waits for {later}, which is not before it")
+        _require(
+            np.allclose(sums[0], sums[1], rtol=1e-9), algorithm, f"{kind}: messages and transfers differ"
+        )
+        _require(sums[0].sum() > 0, algorithm, f"{kind}: moves nothing")

@@ -241,10 +241,18 @@ def test_fidelities_of_later_versions_say_so(tmp_path: Path) -> None:
     outcome = run("simulate", file)
     assert outcome.exit_code == 2
     assert "`run.network`: packet is not in this version" in outcome.stderr
-    file.write_text(small()[:-1] + ', "policies": {"allocation": "per_job"}}')
-    outcome = run("simulate", file)
-    assert outcome.exit_code == 2
-    assert "`policies.allocation`: per_job holds for traffic jobs" in outcome.stderr
+
+
+def test_a_training_job_in_queues(tmp_path: Path) -> None:
+    """One job alone in its queue: nothing changes."""
+    file = tmp_path / "s.yaml"
+    times = []
+    for policy in ("max_min", "per_job"):
+        file.write_text(small()[:-1] + f', "policies": {{"allocation": "{policy}"}}}}')
+        outcome = run("simulate", file, "--json")
+        assert outcome.exit_code == 0, outcome.stderr
+        times.append(json.loads(outcome.stdout)["scalars"]["step_time"])
+    assert times[0] == pytest.approx(times[1], rel=1e-9)
 
 
 def test_a_small_job_end_to_end(tmp_path: Path) -> None:

@@ -172,3 +172,17 @@ def test_numpy_integers_and_repr() -> None:
     assert type(parallel.tensor) is int
     assert repr(parallel) == "Parallel(tensor=8, data=4, sharding='zero1')"
     assert repr(Parallel()) == "Parallel()"
+
+
+def test_experts_of_their_own_tensor_degree_recut_the_tensor_ranks():
+    """World 16: tensor 4 x data 4; experts whole on a rank, 8 to a group: 2 replicas of each."""
+    layout = Parallel(tensor=4, data=4, expert=8, expert_tensor=1)
+    assert (layout.expert_ranks, layout.expert_data, layout.experts_apart) == (16, 2, True)
+    assert Parallel(tensor=4, data=8, expert=4).expert_data == 2
+    assert not Parallel(tensor=4, data=8).experts_apart
+
+
+def test_shards_of_a_data_group():
+    assert Parallel(data=16, sharding="zero3", shard=4).shard_degree == 4
+    assert Parallel(data=16, context=2, sharding="zero1").shard_degree == 32
+    assert Parallel(data=16).shard_degree == 1

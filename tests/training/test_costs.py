@@ -6,7 +6,7 @@ Oracles: section 6 of Megatron-LM's papers (counts), Korthikanti et al. (arXiv:2
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -15,11 +15,12 @@ from euston.cluster import Parallel
 from euston.collectives import ring_bytes
 from euston.devices import GPU
 from euston.errors import ConfigError
-from euston.models import transformer
+from euston.models import Balance, ImageMix, transformer
 from euston.training import SoftwareProfile, TrainingJob, software
 from euston.training.costs import ChunkCost, Costs, costs
 
 A100 = GPU(accelerator("a100-sxm-80gb"))
+H100 = GPU(accelerator("h100-sxm"))
 GPT22 = transformer("gpt-22b")
 Recompute = Literal["none", "selective", "full"]
 
@@ -150,7 +151,89 @@ def test_chunks_add_up_whatever_the_layout() -> None:
     assert parts.operators["share"].sum() == pytest.approx(1.0)
 
 
-def test_experts_have_no_operators_yet() -> None:
-    job = TrainingJob(transformer("mixtral-8x7b"), Parallel(), global_batch=1, sequence=4096)
-    with pytest.raises(ConfigError):
-        costs(job, job.place(), A100)
+V3 = transformer("deepseek-v3")
+
+
+def expert_job(**parallel: Any) -> TrainingJob:
+    layout = Parallel(**({"data": 8, "expert": 8, "pipeline": 2} | parallel))
+    return TrainingJob(V3, layout, global_batch=16, sequence=4096)
+
+
+def test_a_chunk_is_a_multiset_of_layer_kinds() -> None:
+    """The first stage has the three dense layers, the last the head and the prediction layer."""
+    job = expert_job()
+    found = costs(job, job.place(), H100)
+    first, last = found.chunks[0][0], found.chunks[1][0]
+    assert [str(kind) for kind in first.kinds[:4]] == ["attention+dense"] * 3 + ["attention+moe"]
+    assert {str(kind) for kind in last.kinds} == {"attention+moe"}
+    assert first.layers + last.layers == 61
+    held = first.parameters + last.parameters
+    dense = V3.parameters(prediction_layers=True) - (58 + 1) * 256 * 3 * 7168 * 2048
+    assert held - first.expert_parameters - last.expert_parameters == dense
+    assert (first.expert_parameters + last.expert_parameters) * 8 == (58 + 1) * 256 * 3 * 7168 * 2048
+
+
+def test_experts_are_dealt_out_but_their_tokens_stay() -> None:
+    """Every rank gets tokens x top_k rows whatever the degree; small batches per expert are what changes."""
+    one, eight = (costs(job, job.place(), H100) for job in (expert_job(expert=2), expert_job(expert=8)))
+    assert eight.flops_per_step == pytest.approx(one.flops_per_step, rel=1e-9)
+    assert eight.chunks[1][0].expert_parameters * 4 == one.chunks[1][0].expert_parameters
+    assert eight.chunks[1][0].forward <= 1.02 * one.chunks[1][0].forward
+
+
+def test_weight_gradients_are_inside_the_backward() -> None:
+    job = expert_job()
+    for chunk in (row[0] for row in costs(job, job.place(), H100).chunks):
+        assert 0.2 * chunk.backward < chunk.weight_gradient < 0.6 * chunk.backward
+        assert chunk.recompute == 0.0
+    again = replace(job, recompute="selective", recompute_modules=("mla_up_proj",))
+    more = costs(again, again.place(), H100).chunks[1][0]
+    plain = costs(job, job.place(), H100).chunks[1][0]
+    assert more.recompute > 0.0
+    assert more.backward - more.recompute == pytest.approx(plain.backward)
+    assert more.weight_gradient == pytest.approx(plain.weight_gradient)
+
+
+def test_slow_experts_slow_the_chunk() -> None:
+    job = expert_job()
+    uneven = replace(job, balance=Balance("zipf", alpha=0.8))
+    even, slow = (costs(j, j.place(), H100).chunks[1][0].forward for j in (job, uneven))
+    assert slow > 1.1 * even
+
+
+def test_experts_kept_whole_need_no_tensor_collectives() -> None:
+    """Mixtral has no shared expert: with whole experts only attention gathers and scatters."""
+    model = transformer("mixtral-8x7b")
+
+    def forward(split: int) -> float:
+        layout = Parallel(tensor=2, sequence=True, data=4, expert=4, expert_tensor=split)
+        job = TrainingJob(model, layout, global_batch=4, sequence=4096)
+        return costs(job, job.place(), H100).chunks[0][0].tensor_forward
+
+    assert forward(2) - forward(1) == 2.0 * model.layers
+
+
+def test_hybrid_layers_cost_what_they_are() -> None:
+    """Nemotron-H: a third stage without attention is not the time of one with it."""
+    model = transformer("nemotron-h-8b")
+    job = TrainingJob(model, Parallel(pipeline=4), global_batch=4, sequence=8192)
+    found = costs(job, job.place(), H100)
+    kinds = [sum(kind.attends for kind in row[0].kinds) for row in found.chunks]
+    assert sum(kinds) == 4
+    names = set(found.operators["name"])
+    assert {"mixer_scan", "attention", "ffn_up"} <= names
+    assert found.flops_per_step > model.flops_per_token(8192) * job.tokens_per_step * 0.95
+
+
+def test_images_run_on_the_first_stage() -> None:
+    model = transformer("qwen2-vl-7b")
+    job = TrainingJob(model, Parallel(pipeline=2), global_batch=8, sequence=4096)
+    mix = ImageMix(1024, counts=(0, 2, 6), shares=(1.0, 1.0, 1.0))
+    with_images = job.with_images(mix)
+    plain, seen = (costs(j, j.place(), H100).chunks for j in (job, with_images))
+    assert seen[0][0].forward > plain[0][0].forward
+    assert seen[1][0].forward == plain[1][0].forward
+    assert seen[0][0].parameters - plain[0][0].parameters == model.rank_parameters("encoder")
+    assert with_images.work is not None and len(set(with_images.work)) > 1
+    with pytest.raises(ConfigError, match="has no vision encoder"):
+        replace(job, model=transformer("llama3-8b")).with_images(mix)

@@ -10,7 +10,7 @@ import pytest
 from euston import catalog
 from euston.cluster import Parallel
 from euston.errors import CatalogError, ConfigError
-from euston.models import transformer
+from euston.models import Balance, transformer
 from euston.training import SoftwareProfile, TrainingJob, software
 
 
@@ -101,9 +101,15 @@ def test_the_place_is_the_callers() -> None:
         job(global_batch=1000).check(where="jobs[1]")
 
 
-def test_experts_are_counted_but_not_simulated() -> None:
-    with pytest.raises(ConfigError, match="choose a dense model"):
-        job(model=transformer("mixtral-8x7b")).check()
+def test_experts_and_their_balance_are_checked() -> None:
+    layout = Parallel(data=8, expert=8)
+    job = TrainingJob(transformer("deepseek-v3"), layout, global_batch=8, sequence=4096)
+    job.check()
+    assert (job.expert_tensor, job.expert_data) == (1, 1)
+    with pytest.raises(ConfigError, match=r"`jobs\[0\].balance.trace`: 2 entries for 256 experts"):
+        replace(job, balance=Balance("trace", trace=(1.0, 2.0))).check()
+    with pytest.raises(ConfigError, match=r"`jobs\[0\].recompute_modules`: unknown module 'norms'"):
+        replace(job, recompute="selective", recompute_modules=("norms",)).check()
 
 
 def test_every_profile_of_the_catalogue_is_complete() -> None:

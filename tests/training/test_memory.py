@@ -280,3 +280,33 @@ def test_allocator_is_reported_apart() -> None:
 def test_refused_job_is_not_sized() -> None:
     with pytest.raises(ConfigError, match="160 stages are more than 126 layers"):
         memory(llama(parallel=Parallel(tensor=8, pipeline=160)), H100)
+
+
+def test_experts_shard_over_their_own_replicas() -> None:
+    """ZeRO-1, BF16: 6 bytes per parameter held, 12 / 64 for dense ones, 12 / 8 for experts of 8 ranks."""
+    model = transformer("deepseek-v3")
+    layout = Parallel(data=64, expert=8, sharding="zero1")
+    job = TrainingJob(model, layout, global_batch=64, sequence=4096)
+    held = memory(job, catalog.accelerator("h100-sxm")).row(0, named=True)
+    experts = (58 + 1) * 256 // 8 * 3 * 7168 * 2048
+    dense = model.parameters(prediction_layers=True) - 8 * experts
+    assert held["parameters"] == 2 * (dense + experts)
+    assert held["gradients"] == 4 * (dense + experts)
+    assert held["optimizer"] == pytest.approx(12 * dense / 64 + 12 * experts / 8)
+
+
+def test_modules_of_selective_recompute_free_what_they_make_again() -> None:
+    model = transformer("deepseek-v3")
+
+    def kept(*modules: str) -> float:
+        return model.activation_bytes(
+            4096, 4096, expert_parallel=64, recompute="selective", recompute_modules=modules
+        )
+
+    everything = model.activation_bytes(4096, 4096, expert_parallel=64)
+    assert kept("core_attn") == everything
+    norms = 2 * 2 * 4096 * 7168
+    assert everything - kept("layernorm") == norms
+    up = 2 * 4096 * 128 * (2 * 192 + 128)
+    assert everything - kept("mla_up_proj") == up
+    assert everything - kept("moe_act") == 2 * 8 * 4096 * 2048

@@ -56,9 +56,17 @@ class Parallel:
     virtual : int
         Model chunks per pipeline stage (interleaved schedule, Narayanan et al. 2021).
     expert : int
-        Expert degree; it re-cuts the ``context * data`` ranks and so does not enter the product.
+        Expert degree; it re-cuts the ``context * data`` ranks (with `expert_tensor`, ``tensor * context *
+        data / expert_tensor``) and so does not enter the product.
     sharding : {"none", "zero1", "zero2", "zero3"}
         What the data group shards: optimiser state, + gradients, + parameters (Rajbhandari et al. 2020).
+    shard : int
+        Ranks of the data group over which parameters and states are sharded; groups of so many ranks hold
+        copies of each other and all-reduce their shards (hybrid sharding, HSDP: Zhao et al. 2023). 0: all of
+        the group.
+    expert_tensor : int
+        Ranks that split each expert's matrices (Megatron-Core's expert tensor parallel size); 0: as many as
+        ``tensor``. With fewer, the expert degree re-cuts the ranks of the tensor dimension too.
     order : str
         Dimensions from the fastest varying rank to the slowest. It decides which traffic stays in the
         scale-up domain. The default is Megatron-LM's.
@@ -78,6 +86,8 @@ class Parallel:
     expert: int = 1
     sharding: Sharding = "none"
     order: str = "tp-cp-ep-dp-pp"
+    shard: int = 0
+    expert_tensor: int = 0
 
     def __post_init__(self) -> None:
         for name in ("tensor", "context", "pipeline", "virtual", "data", "expert"):
@@ -89,6 +99,16 @@ class Parallel:
             object.__setattr__(self, name, int(degree))  # a sweep's NumPy integers are welcome
         if not isinstance(self.sequence, bool):
             raise ConfigError(f"`parallel.sequence`: {self.sequence!r} is not true or false")
+        self._check_shard()
+        if isinstance(self.expert_tensor, bool) or not isinstance(self.expert_tensor, Integral):
+            raise ConfigError(f"`parallel.expert_tensor`: {self.expert_tensor!r} is not a whole number")
+        object.__setattr__(self, "expert_tensor", int(self.expert_tensor))
+        if self.expert_tensor < 0 or (self.expert_tensor and self.tensor % self.expert_tensor):
+            near = _factors(self.tensor, lambda f: True, self.expert_tensor)
+            raise ConfigError(
+                f"`parallel.expert_tensor`: {self.expert_tensor} does not divide tensor {self.tensor}; "
+                f"nearest {near}"
+            )
         if self.sharding not in SHARDINGS:
             raise ConfigError(f"`parallel.sharding`: {unknown('sharding', str(self.sharding), SHARDINGS)}")
         seen: list[str] = []
@@ -105,20 +125,65 @@ class Parallel:
                     f"but {name} is {getattr(self, name)}; write for example 'tp-cp-ep-dp-pp'"
                 )
 
+    def _check_shard(self) -> None:
+        if isinstance(self.shard, bool) or not isinstance(self.shard, Integral) or self.shard < 0:
+            raise ConfigError(f"`parallel.shard`: {self.shard!r} is not a whole number; 0 shards over all")
+        object.__setattr__(self, "shard", int(self.shard))
+        ranks = self.context * self.data
+        if not self.shard:
+            return
+        if self.sharding == "none":
+            raise ConfigError(
+                f"`parallel.shard`: {self.shard} ranks share nothing while `parallel.sharding` is none; "
+                "set zero1, zero2 or zero3"
+            )
+        if ranks % self.shard:
+            near = _factors(ranks, lambda f: True, self.shard)
+            raise ConfigError(
+                f"`parallel.shard`: {self.shard} does not divide context {self.context} x data {self.data} = "
+                f"{ranks} ranks; nearest {near}"
+            )
+
+    @property
+    def shard_degree(self) -> int:
+        """Ranks among which dense parameters and states are shared out; 1 without sharding."""
+        if self.sharding == "none":
+            return 1
+        return self.shard or self.context * self.data
+
     @property
     def world(self) -> int:
         """Accelerators that the layout needs."""
         return self.tensor * self.context * self.pipeline * self.data
 
     @property
+    def expert_split(self) -> int:
+        """Ranks that share each expert's matrices."""
+        return self.expert_tensor or self.tensor
+
+    @property
+    def expert_ranks(self) -> int:
+        """Ranks of one stage that experts and their replicas are dealt to."""
+        return self.tensor * self.context * self.data // self.expert_split
+
+    @property
     def expert_data(self) -> int:
-        """Replicas of an expert: ``context * data / expert`` (Megatron-Core's expert data parallel size)."""
-        replicas, rest = divmod(self.context * self.data, self.expert)
+        """Replicas of an expert: `expert_ranks` / expert (Megatron-Core's expert data parallel size)."""
+        replicas, rest = divmod(self.expert_ranks, self.expert)
         if rest:
-            raise ConfigError(
-                f"`parallel.expert`: {self.expert} does not divide context {self.context} x data {self.data}"
-            )
+            raise ConfigError(f"`parallel.expert`: {self.expert} does not divide {self._expert_product()}")
         return replicas
+
+    @property
+    def experts_apart(self) -> bool:
+        """Whether experts are dealt to other groups of ranks than the rest of the parameters."""
+        return self.expert > 1 or self.expert_split != self.tensor
+
+    def _expert_product(self) -> str:
+        """What the expert degree has to divide, in words."""
+        if self.expert_split == self.tensor:
+            return f"context {self.context} x data {self.data}"
+        return f"tensor {self.tensor} x context {self.context} x data {self.data} / {self.expert_split}"
 
     @cached_property
     def dense_order(self) -> tuple[str, ...]:
@@ -131,7 +196,10 @@ class Parallel:
         """Dimensions of expert parameters, fastest first: context folds into expert and expert_data."""
         named = [DIMENSIONS[s] for s in self.order.split("-")]
         every = dict.fromkeys(n for n in [*named, *DIMENSIONS.values()] if n != "context")
-        return tuple("expert_data" if n == "data" else n for n in every)
+        other = {"data": "expert_data"}
+        if self.expert_split != self.tensor:
+            other["tensor"] = "expert_split"
+        return tuple(other.get(n, n) for n in every)
 
     def degree(self, dimension: str) -> int:
         """Degree of a dimension: ``"tensor"``, ``"context"``, ..., ``"expert_data"``."""
@@ -198,16 +266,20 @@ class Parallel:
         if moe.experts % e:
             near = _factors(moe.experts, lambda f: True, e)
             raise ConfigError(f"`{where}.expert`: {e} does not divide {moe.experts} experts; nearest {near}")
-        ranks = self.context * self.data
+        ranks = self.expert_ranks
         if ranks % e:
             near = _factors(ranks, lambda f: moe.experts % f == 0, e)
             raise ConfigError(
-                f"`{where}.expert`: {e} does not divide context {self.context} x data {self.data} = {ranks} "
-                f"ranks; nearest {near}"
+                f"`{where}.expert`: {e} does not divide {self._expert_product()} = {ranks} ranks; "
+                f"nearest {near}"
             )
         # Megatron-Core has the same rule: both layouts must give the same pipeline groups
         last = self.order.split("-")[-1]
-        if self.pipeline > 1 and last != "pp" and self.expert_data != self.data:
+        if (
+            self.pipeline > 1
+            and last != "pp"
+            and (self.expert_data != self.data or self.expert_split != self.tensor)
+        ):
             raise ConfigError(
                 f"`{where}.order`: {self.order!r} must end in pp when experts and a pipeline meet"
             )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from euston.clock import ProgramBuilder
+from euston.collectives.base import Message
 from euston.collectives.hierarchical import Stage
 from euston.network import Transfer
 
-__all__ = ["write_ring_in_steps", "write_stages"]
+__all__ = ["write_messages", "write_ring_in_steps", "write_stages"]
 
 
 def write_stages(
@@ -49,3 +51,25 @@ def write_ring_in_steps(
             now.append(builder.send(len(table) - 1, label=label, after=needs))
         before = now
     return builder.join(before or [start], label=label)
+
+
+def write_messages(
+    builder: ProgramBuilder,
+    table: list[Transfer],
+    messages: Sequence[Message],
+    *,
+    label: str,
+    after: Iterable[int] = (),
+) -> int:
+    """Append single messages; a message has arrived its latency after its last byte was sent."""
+    start = builder.join(after, label=label)
+    sent: list[int] = []
+    arrived: list[int] = []
+    for message in messages:
+        latency = message.transfer.latency
+        table.append(replace(message.transfer, latency=0.0))
+        needs = [sent[i] for i in message.after_sent] + [arrived[i] for i in message.after_arrival]
+        op = builder.send(len(table) - 1, label=label, after=needs or [start])
+        sent.append(op)
+        arrived.append(builder.wait(latency, label=label, after=[op]) if latency else op)
+    return builder.join(arrived or [start], label=label)

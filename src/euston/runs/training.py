@@ -70,14 +70,6 @@ def _supported(s: Scenario) -> None:
         raise ConfigError(
             at("run.network", f"{s.run.network} is not in this version for training; use fluid or none")
         )
-    if s.policies.allocation.kind != "max_min":
-        raise ConfigError(
-            at(
-                "policies.allocation",
-                f"{s.policies.allocation.kind} holds for traffic jobs (`euston net run`) in this version; "
-                "training jobs share links by max_min",
-            )
-        )
     if s.run.compute == "analytic":
         raise ConfigError(at("run.compute", "analytic is not in this version; use des"))
     names = {s.site(job.placement.site).name for job in s.jobs}
@@ -85,15 +77,6 @@ def _supported(s: Scenario) -> None:
         raise ConfigError(
             at("jobs", f"jobs on {len(names)} sites in one run are not in this version; use one site")
         )
-    for i in range(len(s.jobs)):
-        for key in ("context", "expert"):
-            if getattr(s.training(i).parallel, key) > 1:
-                raise ConfigError(
-                    at(
-                        f"jobs[{i}].parallel.{key}",
-                        f"{key} parallelism is not simulated in this version; use 1",
-                    )
-                )
 
 
 def run(s: Scenario, tell: Progress) -> Result:

@@ -123,6 +123,7 @@ def training_job(scenario: Scenario, job: int) -> TrainingJob:
         recompute=section.recompute,
         software=software(section, f"jobs[{job}]"),
         stages=section.stages,
+        work=section.work,
         reshard_after_forward=section.reshard_after_forward,
         name=section.name,
     )

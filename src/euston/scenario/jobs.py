@@ -96,6 +96,13 @@ class ParallelSection(Section):
         default="none", description="What replicas shard: optimiser states, gradients too, parameters too."
     )
     order: Text = Field(default="tp-cp-ep-dp-pp", description="Rank order, fastest varying first.")
+    shard: Whole = Field(
+        default=0,
+        description="Ranks that shard states among them; groups of so many are copies (HSDP). 0: all.",
+    )
+    expert_tensor: Whole = Field(
+        default=0, description="Ranks that split the matrices of each expert; 0: as many as tensor."
+    )
 
     @property
     def world(self) -> int:
@@ -215,6 +222,9 @@ class JobBase(Section):
         yield from ()
 
 
+ScheduleName = Literal["1f1b", "interleaved", "gpipe", "zb-h1", "zb-h2", "dualpipe"]
+
+
 class TrainingSection(JobBase):
     """A training job."""
 
@@ -223,7 +233,7 @@ class TrainingSection(JobBase):
     parallel: ParallelSection = Field(default_factory=ParallelSection)
     batch: BatchSection
     precision: Literal["bf16", "fp16", "fp8"] = "bf16"
-    schedule: Literal["1f1b", "interleaved", "gpipe"] | None = Field(
+    schedule: ScheduleName | None = Field(
         default=None,
         description="Order of the passes; 1f1b with one chunk per stage, else interleaved, unless said.",
     )
@@ -235,6 +245,11 @@ class TrainingSection(JobBase):
         default=None, description="A profile of the catalogue; `euston catalog list software`."
     )
     overrides: dict[str, Any] = Field(default_factory=dict, description="Software settings of one's own.")
+    work: tuple[Number, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Work of each micro-batch of a replica relative to a full one, where they differ.",
+    )
     stages: tuple[Whole, ...] | None = Field(
         default=None, min_length=1, description="Layers of every virtual stage in the model's order."
     )
@@ -242,7 +257,7 @@ class TrainingSection(JobBase):
     assumptions: tuple[AssumptionSection, ...] = Field(default=(), description="Settings that are guesses.")
 
     @property
-    def resolved_schedule(self) -> Literal["1f1b", "interleaved", "gpipe"]:
+    def resolved_schedule(self) -> ScheduleName:
         """The schedule, with the default filled in."""
         return self.schedule or ("1f1b" if self.parallel.virtual == 1 else "interleaved")
 

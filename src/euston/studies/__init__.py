@@ -21,7 +21,10 @@ _STUDIES = Registry(
     {
         "training": "euston.studies.training:STUDY",
         "network": "euston.studies.network:STUDY",
+        "kernels": "euston.studies.kernels:STUDY",
         "lossy": "euston.studies.lossy:STUDY",
+        "reliability": "euston.studies.reliability:STUDY",
+        "photon": "euston.studies.photon:STUDY",
     },
     kind="reproduction",
 )

@@ -18,13 +18,24 @@ DATA = Path(__file__).parent / "data"
 
 @dataclass(frozen=True)
 class Software:
-    """The software of a line: catalogue profile, its overrides, and defaults the profile does not hold."""
+    """The software of a line: catalogue profile, its overrides, and defaults the profile does not hold.
+
+    `recompute` is what its recipes are known to do, "" where that is left to what fits; `precision` what its
+    words for a precision mean; `schedule` where it is neither 1F1B nor interleaved.
+    `example` is what a named example outside the score assumes, `virtual` its chunks per stage.
+    """
 
     name: str
     overrides: Mapping[str, Any] = field(hash=False)
     sharding: str
     sequence: str
     source: str
+    recompute: str = ""
+    precision: Mapping[str, str] = field(default_factory=dict, hash=False)
+    schedule: str = ""
+    recompute_modules: tuple[str, ...] = ("core_attn",)
+    virtual: int = 1
+    example: str = ""
 
     @property
     def profile(self) -> SoftwareProfile:
@@ -63,7 +74,9 @@ def software_of(cells: Mapping[str, str]) -> Software:
     rule = _first("software", cells)
     return Software(
         rule["software"], rule.get("overrides", {}), rule.get("sharding", "none"),
-        rule.get("sequence", "profile"), rule["source"],
+        rule.get("sequence", "profile"), rule["source"], rule.get("recompute", ""), rule.get("precision", {}),
+        rule.get("schedule", ""), tuple(rule.get("recompute_modules", ("core_attn",))),
+        rule.get("virtual", 1), rule.get("example", ""),
     )  # fmt: skip
 
 

@@ -13,7 +13,8 @@ from euston.models import Transformer
 from euston.studies._facts import Machines, Software, machines, software_of
 from euston.studies.table import Layout, Line
 from euston.training import TrainingJob
-from euston.training.job import Precision, Recompute
+from euston.training.job import Precision, Recompute, Schedule
+from euston.training.schedule import SCHEDULES
 
 __all__ = ["LAYOUTS", "Described", "describe"]
 
@@ -38,11 +39,13 @@ VTRAIN = Layout(
 )  # fmt: skip
 LAYOUTS = (MEASURED, VTRAIN)
 
-#: Words for a precision; None: a recipe that is not priced in this version.
+#: Words for a precision; None: one that is not priced. Megatron-Bridge prints cs for current scaling, mx for
+#: microscaling; torchtitan's tensorwise and rowwise scales are found anew each step.
 PRECISIONS: dict[str, Precision | None] = {
     "bf16": "bf16", "amp_bf16": "bf16", "fp16": "fp16", "amp_fp16": "fp16", "fp8": "fp8", "amp_fp8": "fp8",
-    "fp8-cs": "fp8", "fp8 tensorwise": "fp8", "fp8 rowwise": "fp8", "mxfp8": None, "fp8-mx": None,
-    "nvfp4": None, "fp4": None, "fp32": None, "tf32": None,
+    "fp8-cs": "fp8-current", "fp8-sc": "fp8-block", "fp8-block": "fp8-block", "fp8 tensorwise": "fp8-current",
+    "fp8 rowwise": "fp8-current", "fp8-current": "fp8-current", "mxfp8": "mxfp8", "fp8-mx": "mxfp8",
+    "nvfp4": "nvfp4", "fp4": "nvfp4", "fp32": None, "tf32": None,
 }  # fmt: skip
 #: Words for recomputation and the nearest of ours. MaxText's `minimal` keeps the outputs of weight products
 #: and repeats attention and element-wise kernels; `qkv_proj_offloaded` keeps only the projections;
@@ -70,7 +73,7 @@ class Described:
     Attributes
     ----------
     model : Transformer or None
-        None where its shape is unknown, or it is not dense.
+        None where its shape is unknown.
     job : TrainingJob or None
         None where it cannot be run; then `reason` says why.
     guessed : tuple of str
@@ -101,15 +104,17 @@ def describe(line: Line) -> Described:
         cells.setdefault("framework", "Megatron-DeepSpeed")
     where, facts = machines(cells), software_of(cells)
     moe = _is_moe(line)
-    model, shape_guessed = (None, ()) if moe else _model(line)
+    model, shape_guessed = _model(line)
     # Everything is read before anything is refused, so that a malformed cell never hides behind a reason.
     world = _needed(line, "num_accel")
     sequence = _needed(line, "seq")
     tp, pp, mbs, gbs = (line.whole(key) for key in ("tp", "pp", "mbs", "gbs"))
     cp, ep, dp, vp = (line.whole(key) for key in ("cp", "ep", "dp", "vp"))
     precision_word, recompute_word = line.text("precision").lower(), line.text("recompute").lower()
-    precision = _word(line, "precision", precision_word, PRECISIONS, "bf16")
-    recompute = _word(line, "recompute", recompute_word, RECOMPUTE, facts.profile.recompute)
+    meant = facts.precision.get(precision_word, precision_word)
+    precision = _word(line, "precision", meant, PRECISIONS, "bf16")
+    usual = facts.recompute or facts.profile.recompute
+    recompute = _word(line, "recompute", recompute_word, RECOMPUTE, usual)
     sharding, degree = _sharding(line, facts.sharding)
     schedule = line.text("schedule").lower()
     if not vp and schedule in ("1f1b", "gpipe"):
@@ -122,15 +127,15 @@ def describe(line: Line) -> Described:
         *(["vp"] if (pp or 1) > 1 and vp is None else []),
     ]
     tp, pp, cp, ep, mbs = tp or 1, pp or 1, cp or 1, ep or 1, mbs or 1
+    if vp is None and pp > 1:
+        vp = facts.virtual
     rest = tp * pp * cp
     data = max(1, world // rest)
-    reason = _cannot(moe, model, precision_word, precision, cp, ep)
+    reason = _cannot(model, precision_word, precision)
     if not reason and world % rest:
         reason = f"tp {tp} x pp {pp} x cp {cp} = {rest} does not divide {world} accelerators"
-    elif not reason and degree not in (0, 1, data) and sharding == "zero3":
-        reason = f"sharding over {degree} of {data} replicas (hybrid) is not simulated in this version"
-    elif not reason and dp not in (None, data) and not (dp == 1 and degree == data):
-        reason = f"dp {dp} contradicts {world} accelerators / (tp {tp} x pp {pp}) = {data}"
+    elif not reason and dp not in (None, data) and dp * (degree or 1) != data:
+        reason = f"dp {dp} contradicts {world} accelerators / (tp {tp} x pp {pp} x cp {cp}) = {data}"
     gbs = gbs or data * mbs * pp
     job = None
     if not reason:
@@ -144,11 +149,13 @@ def describe(line: Line) -> Described:
                 model,
                 Parallel(
                     tensor=tp, sequence=sequence_parallel and tp > 1, pipeline=pp, virtual=vp or 1, data=data,
-                    sharding=sharding if data > 1 else "none",
+                    context=cp, expert=ep, sharding=sharding if data * cp > 1 else "none",
+                    **_more(tp, ep, degree if sharding != "none" and 1 < degree < data * cp else 0),
                 ),
                 global_batch=gbs, sequence=sequence, micro_batch=mbs, precision=cast(Precision, precision),
-                schedule="interleaved" if (vp or 1) > 1 else "gpipe" if schedule == "gpipe" else "1f1b",
-                recompute=cast(Recompute, recompute), software=profile, name="job",
+                schedule=_schedule(schedule or facts.schedule, vp or 1),
+                recompute=cast(Recompute, recompute), recompute_modules=facts.recompute_modules,
+                software=profile, name="job",
             )  # fmt: skip
             job.check(world, where="line")
         except EustonError as error:
@@ -156,18 +163,25 @@ def describe(line: Line) -> Described:
     return Described(model, job, where, facts, tuple(guessed), "moe" if moe else "dense", gbs, reason)
 
 
-def _cannot(moe: bool, model: Transformer | None, word: str, precision: str | None, cp: int, ep: int) -> str:
-    if moe:
-        return "mixture of experts: counted, not simulated in this version"
+def _schedule(word: str, virtual: int) -> Schedule:
+    if virtual > 1:
+        return "interleaved"
+    return cast(Schedule, word) if word in SCHEDULES else "1f1b"
+
+
+def _cannot(model: Transformer | None, word: str, precision: str | None) -> str:
     if model is None:
         return "the model's shape is neither in the data nor in the catalogue"
-    if precision is None:
-        return f"precision {word} is not priced in this version"
-    if cp > 1:
-        return f"context parallelism (cp {cp}) is not simulated in this version"
-    if ep > 1:
-        return f"expert parallelism (ep {ep}) is not simulated in this version"
-    return ""
+    return f"precision {word} is not priced in this version" if precision is None else ""
+
+
+def _more(tensor: int, expert: int, shard: int) -> dict[str, Any]:
+    """Layout beyond the degrees.
+
+    Experts are not split by tensor parallelism where they are dealt to ranks (Megatron-Bridge's recipes for
+    Qwen3 and DeepSeek-V3 set expert_tensor_parallel_size 1); hybrid sharding where the line gives a degree.
+    """
+    return ({"expert_tensor": 1} if expert > 1 and tensor > 1 else {}) | ({"shard": shard} if shard else {})
 
 
 def _needed(line: Line, column: str) -> int:
@@ -213,6 +227,11 @@ def _is_moe(line: Line) -> bool:
     return has_experts or (entry is not None and "moe" in entry.values)
 
 
+def _experts_given(line: Line) -> dict[str, int]:
+    found = {"experts": line.whole("experts"), "top_k": line.whole("topk")}
+    return {key: value for key, value in found.items() if value is not None}
+
+
 def _model(line: Line) -> tuple[Transformer | None, tuple[str, ...]]:
     """The model: the line's sizes over those of the catalogue entry of its name, where there is one.
 
@@ -227,6 +246,10 @@ def _model(line: Line) -> tuple[Transformer | None, tuple[str, ...]]:
     try:
         if entry is not None:
             values = {**entry.values, **given}
+            if "moe" in values:
+                values["moe"] = {**values["moe"], **_experts_given(line)}
+            if "w/o mtp" in line.text("note").lower():
+                values["prediction_layers"] = 0
             if any(key in given and given[key] != entry.values.get(key) for key in ("hidden", "heads")):
                 values = {k: v for k, v in values.items() if k != "head_dim"}
                 values |= {k: v for k, v in (("kv_heads", 0), ("ffn", 0)) if k not in given}
@@ -239,6 +262,8 @@ def _model(line: Line) -> tuple[Transformer | None, tuple[str, ...]]:
             return None, ("shape",)
         own = ("vocab",) if line.layout == VTRAIN.name else ("kv_heads", "ffn", "vocab")
         guessed = ("shape",) if any(key not in given for key in own) else ()
+        if (line.whole("experts") or 0) > 1:
+            return None, ("shape",)  # the width of an expert is in no column
         sizes = {"vocab": DEFAULT_VOCAB, **given}
         gpt = {
             "norm": "layernorm",

@@ -108,15 +108,23 @@ _GROUPS: dict[str, Callable[[Row], str]] = {
     "model_class": lambda row: row.model_class,
     "guessed": lambda row: "guessed" if row.guessed else "given",
 }
+#: Groups of studies whose rows carry them.
+_EXTRA_GROUPS = ("software_date", "bar")
 
 
 def report(rows: Sequence[Row]) -> dict[str, Any]:
     """A study's result: ``{"rows": [...], "summary": {..., "by": {group: {value: summary}}}}``.
 
-    A group lists only values that a scored line has, in the order of their first line.
+    A group lists only values that a scored line has, in the order of their first line. A study may set
+    ``extra["software_date"]`` and ``extra["bar"]`` (which rows an accuracy bar is about) to group by them.
     """
     by: dict[str, dict[str, Any]] = {}
-    for group, key in _GROUPS.items():
+    extra: dict[str, Callable[[Row], str]] = {
+        name: lambda row, name=name: str(row.extra.get(name, ""))  # type: ignore[misc]
+        for name in _EXTRA_GROUPS
+        if any(row.extra.get(name) for row in rows)
+    }
+    for group, key in {**_GROUPS, **extra}.items():
         members: dict[str, list[Row]] = {}
         for row in rows:
             if row.role == "scored" and key(row):

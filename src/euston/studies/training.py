@@ -2,7 +2,8 @@
 
 Settings that a line leaves empty are guessed, always in the same way, and named in the row: precision bf16;
 tp, pp, mbs and vp 1; gbs one micro-batch per replica and stage; recomputation as the software profile's users
-run by default; a missing ffn 4 x hidden, vocabulary 50,257, kv_heads as many as heads. The data-parallel
+run by default, or the least that fits the accelerator's memory; a missing ffn 4 x hidden, vocabulary 50,257,
+kv_heads as many as heads. The data-parallel
 degree is what is left of the accelerators. Software and machines come from ``data/frameworks.toml``. Nothing
 is fitted to these rows: they are read here and nowhere else.
 """
@@ -11,22 +12,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from euston import catalog
-from euston.assemble import device, fabric
 from euston.catalog import Accelerator
-from euston.cluster import Site, place
 from euston.devices import GPU
 from euston.errors import CatalogError, EustonError
-from euston.scenario import build
-from euston.scenario.fabrics import FabricSection
-from euston.scenario.sites import SiteSection
-from euston.training import TrainingJob, fits, run_iteration
+from euston.training import TrainingJob, fits
+from euston.training.job import RECOMPUTE, Recompute
 
-from ._facts import DATA, Machines
-from ._lines import LAYOUTS, Described, describe
+from ._facts import DATA
+from ._lines import LAYOUTS, VTRAIN, Described, describe
+from ._predictor import Predictor
 from ._study import Study
 from .score import Row, report
 from .table import Line, read_all
@@ -57,6 +56,12 @@ def run(
     ------
     ConfigError
         An unknown header, or a malformed value: file, line and column.
+
+    Returns
+    -------
+    dict
+        ``rows``, ``summary`` and ``examples``: the rows of well-known runs whose paper leaves a setting out,
+        not scored, with what is assumed.
     """
     del seed
     if data is None:
@@ -65,12 +70,13 @@ def run(
         lines = read_all(data, LAYOUTS)
     described = [describe(line) for line in lines]  # all input is checked before anything runs
     figures = [_figure(line, job) for line, job in zip(lines, described, strict=True)]
-    predictor = _Predictor()
+    predictor = Predictor()
     rows = []
     for i, (line, job, figure) in enumerate(zip(lines, described, figures, strict=True)):
         progress(f"line {i + 1} of {len(lines)}: {line.text('model') or 'gpt'} on {line.text('num_accel')}")
         rows.append(_row(line, job, figure, predictor))
-    return report(rows)
+    examples = [row.as_dict() for row in rows if row.extra.get("example")]
+    return {**report(rows), "examples": examples}
 
 
 STUDY = Study(
@@ -80,45 +86,13 @@ STUDY = Study(
 )
 
 
-class _Predictor:
-    """Predicts jobs, with the sites, devices and predictions of one run kept."""
-
-    def __init__(self) -> None:
-        self.sites: dict[tuple[Any, ...], Site] = {}
-        self.devices: dict[tuple[str, str], GPU] = {}
-        self.seconds: dict[tuple[Any, ...], float] = {}
-
-    def site(self, accelerator: Accelerator, world: int, machines: Machines) -> Site:
-        per_host = machines.accelerators_per_host
-        hosts = -(-world // per_host)
-        key = (accelerator.name, hosts, machines)
-        if key not in self.sites:
-            values = dict(machines.values)
-            if "hosts_per_domain" in values:
-                values["hosts_per_domain"] = min(values["hosts_per_domain"], hosts)
-            section = SiteSection(
-                name="site", accelerator=accelerator.name, hosts=hosts, accelerators_per_host=per_host,
-                fabric=FabricSection(preset=machines.fabric, **values),
-            )  # fmt: skip
-            built = fabric(build.fabric_values(section), section, accelerator)
-            self.sites[key] = Site("site", accelerator, hosts, per_host, built)
-        return self.sites[key]
-
-    def device(self, accelerator: Accelerator, job: TrainingJob) -> GPU:
-        key = (accelerator.name, job.software.attention_kernel)
-        if key not in self.devices:
-            self.devices[key] = device(accelerator, job)
-        return self.devices[key]
-
-    def predict(self, job: TrainingJob, accelerator: Accelerator, machines: Machines) -> float:
-        """Seconds of one iteration."""
-        key = (job, accelerator.name, machines)
-        if key not in self.seconds:
-            site = self.site(accelerator, job.parallel.world, machines)
-            placed = [(job, place(job.parallel, site))]
-            iteration = run_iteration(placed, site, [self.device(accelerator, job)])
-            self.seconds[key] = iteration.jobs[0].step_time
-        return self.seconds[key]
+def _least_recompute(job: TrainingJob, accelerator: Accelerator) -> TrainingJob:
+    """The job with the least recomputation, from what it has on, that fits; as it is where none does."""
+    for choice in RECOMPUTE[RECOMPUTE.index(job.recompute) :]:
+        tried = replace(job, recompute=cast(Recompute, choice))
+        if fits(tried, accelerator, advise=False).ok:
+            return tried
+    return job
 
 
 def _accelerator(line: Line) -> tuple[Accelerator | None, str]:
@@ -135,6 +109,19 @@ def _device_class(accelerator: Accelerator | None) -> str:
     pricer = GPU(accelerator)
     own = pricer.table in TABLED and pricer.gemm_seconds(4096, 8192, 8192)[1] in ("measured", "interpolated")
     return "tabled" if own else "transferred"
+
+
+#: What may be guessed in rows that an accuracy bar counts.
+MAY_BE_GUESSED = {"recompute", "vp"}
+
+
+def _bar(line: Line, described: Described, accelerator: Accelerator | None) -> str:
+    """Which accuracy bar counts a line; "" for lines whose settings are guessed beyond recompute and vp."""
+    if not set(described.guessed) <= MAY_BE_GUESSED:
+        return ""
+    if line.layout == VTRAIN.name:
+        return "vtrain"
+    return f"{_device_class(accelerator)} {described.model_class}"
 
 
 def _figure(line: Line, described: Described) -> tuple[float | None, str]:
@@ -190,14 +177,19 @@ def _convention(line: Line, described: Described) -> dict[str, Any]:
     return {"convention": "causal" if causal else "full"}
 
 
-def _row(line: Line, described: Described, figure: tuple[float | None, str], predictor: _Predictor) -> Row:
+def _row(line: Line, described: Described, figure: tuple[float | None, str], predictor: Predictor) -> Row:
     published, column = figure
     accelerator, reason = _accelerator(line)
     reason = described.reason or reason
-    job, ours, note = described.job, None, ""
+    job, note = described.job, ""
+    ours: float | None = None
+    band: tuple[float, float] | None = None
     if not reason and job is not None and accelerator is not None:
+        if "recompute" in described.guessed and not described.software.recompute:
+            job = _least_recompute(job, accelerator)
         try:
-            ours = predictor.predict(job, accelerator, described.machines)
+            predicted = predictor.predict(job, accelerator, described.machines)
+            ours, band = predicted.seconds, predicted.band
             held = fits(job, accelerator, advise=False)
             # The published run did run: our memory model is then too strict, not the run impossible.
             note = "" if held.ok else f"predicted although our memory model says it {held.reason}"
@@ -207,7 +199,7 @@ def _row(line: Line, described: Described, figure: tuple[float | None, str], pre
         missing = "no figure in the line" if not column else f"{column} cannot be turned into seconds"
         reason = "; ".join(filter(None, (missing, reason)))
     suspect = line.text("suspect")
-    extra = {
+    extra: dict[str, Any] = {
         "model": line.text("model") or "gpt",
         "accelerator": line.text("accelerator"),
         "accelerators": line.whole("num_accel"),
@@ -217,8 +209,13 @@ def _row(line: Line, described: Described, figure: tuple[float | None, str], pre
         "software_date": described.software.profile.software_date,
         "fabric": described.machines.fabric,
     }
+    if described.software.example:
+        extra["example"] = described.software.example
+    extra["bar"] = _bar(line, described, accelerator)
     if suspect:
         extra["suspect"] = suspect
+    if band is not None:
+        extra["band"] = list(band)
     if job is not None:
         extra["layout"] = repr(job.parallel)
         extra["recompute"] = job.recompute

@@ -4,6 +4,7 @@ from .conditions import Conditions, HostFault, LinkFault
 from .iteration import Iteration, JobRun, run_iteration
 from .job import SoftwareProfile, TrainingJob, software
 from .memory import Fit, fits, memory, require_fit
+from .mixed import host_speeds, relative_speed
 from .outcome import job_result, job_scalars, model_flops
 from .schedule import StageOrder, in_flight, order, stage_order
 from .stages import Stages, place
@@ -25,10 +26,12 @@ __all__ = [
     "Stages",
     "TrainingJob",
     "fits",
+    "host_speeds",
     "in_flight",
     "memory",
     "order",
     "place",
+    "relative_speed",
     "require_fit",
     "Wiring",
     "software",

@@ -9,22 +9,31 @@ from euston.clock import Execution, Kind
 
 __all__ = ["CATEGORIES", "attribute"]
 
-CATEGORIES = ("forward", "backward", "tensor", "pipeline", "data", "optimizer", "bubble")
+CATEGORIES = (
+    "forward", "backward", "tensor", "context", "expert", "pipeline", "data", "optimizer", "bubble",
+)  # fmt: skip
 
 # Labels of the program -> category; anything that is waited for and is no transfer of our own is bubble.
-_OF_LABEL = {
-    "forward": 0, "backward": 1, "tensor": 2, "pipeline": 3, "parameters": 4, "gradients": 4,
-    "gradient norm": 4, "optimizer": 5,
-}  # fmt: skip
-_BUBBLE = 6
+_OF_LABEL = {name: CATEGORIES.index(category) for name, category in {
+    "forward": "forward", "backward": "backward", "weight gradient": "backward", "tensor": "tensor",
+    "context": "context", "expert": "expert", "pipeline": "pipeline", "parameters": "data",
+    "gradients": "data", "embedding": "data", "gradient norm": "data", "optimizer": "optimizer",
+}.items()}  # fmt: skip
+_BUBBLE = CATEGORIES.index("bubble")
 
 
-def attribute(run: Execution, streams: NDArray[np.int64], step_time: float) -> NDArray[np.float64]:
+def attribute(
+    run: Execution,
+    streams: NDArray[np.int64],
+    step_time: float,
+    begin: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
     """Seconds per category on each of S streams, float64[S, len(CATEGORIES)]; rows sum to the step.
 
     A running operation counts as its own category (a collective on the compute stream is exposed). A gap
     before an operation is charged to the transfer that ended it for as long as that transfer ran, then to
-    what the transfer waited for while that was a transfer too, and else to the bubble.
+    what the transfer waited for while that was a transfer too, and else to the bubble. ``begin``, float64[S]:
+    when the step of each stream begins, 0 by default.
     """
     program = run.program
     category = np.array([_OF_LABEL.get(name, _BUBBLE) for name in program.labels])[program.label]
@@ -38,7 +47,8 @@ def attribute(run: Execution, streams: NDArray[np.int64], step_time: float) -> N
     start, end = run.start[mine], run.end[mine]
     np.add.at(out, (line, category[mine]), end - start)
     before = np.concatenate(([0.0], end[:-1]))
-    before[np.concatenate(([True], line[1:] != line[:-1]))] = 0.0
+    first = np.concatenate(([True], line[1:] != line[:-1]))[: line.size]
+    before[first] = 0.0 if begin is None else begin[line[first]]
     # Walk back from each gap's end along the chain of blockers as long as they are transfers.
     until, cause, low = start.copy(), run.blocker[mine].astype(np.int64), before
     active = until > low

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from euston.clock import CapacityEvent
 from euston.cluster import Site
+from euston.errors import ConfigError
 from euston.fabrics import Fabric
 from euston.network import Lowered
+from euston.network.allocation import AllocationPolicy
 from euston.network.balancing import Balancing, delivered
 from euston.network.balancing.spray import Spray
 from euston.network.faults import LinkFault, capacity_at, change_times, changing_bundles
@@ -48,6 +50,15 @@ class Conditions:
         Let transfers share links; otherwise each runs alone.
     speed_spread : float
         Standard deviation of compute time between equal accelerators, see ``training.skew``.
+    jitter : float
+        Give every accelerator a speed of its own instead: the standard deviation of its logarithm; 0 reckons
+        with the slowest one's speed for all. Nothing folds then.
+    seed : int
+        Of those speeds.
+    host_speed : tuple of float, optional
+        Speed of every host of the site, 1 being the accelerator that prices the job (`training.mixed`).
+    allocation : AllocationPolicy, optional
+        Switch queues of transfers by job and kind; without it all share links max-min fairly.
     """
 
     balancing: Balancing = field(default_factory=Spray)
@@ -56,6 +67,24 @@ class Conditions:
     folding: bool = True
     contention: bool = True
     speed_spread: float = SPEED_SPREAD
+    jitter: float = 0.0
+    seed: int = 0
+    host_speed: tuple[float, ...] | None = None
+    allocation: AllocationPolicy | None = None
+
+    def own_speeds(self, endpoints: int) -> NDArray[np.float64]:
+        """Speed of every endpoint's accelerator, float64[endpoints]: a lognormal with median 1."""
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(self.seed)))
+        return np.exp(-self.jitter * rng.standard_normal(endpoints))
+
+    def _host_speeds(self, site: Site) -> NDArray[np.float64]:
+        """Speed of every host when nothing is wrong, float64[hosts]."""
+        if self.host_speed is None:
+            return np.ones(site.hosts)
+        speeds = np.array(self.host_speed)
+        if speeds.shape != (site.hosts,) or not ((speeds > 0) & (speeds < np.inf)).all():
+            raise ConfigError(f"`host_speed`: must be {site.hosts} positive numbers, one per host")
+        return speeds
 
     def times(self) -> list[float]:
         """When links change, in order, 0 first."""
@@ -111,11 +140,14 @@ class Conditions:
         label = np.zeros(sum(g.replicas for g in places), np.int64)
         kinds: dict[tuple[object, ...], int] = {}
         first = 0
+        of_host = self._host_speeds(site)
         for job, g in enumerate(places):
             host = g.endpoint // site.accelerators_per_host
             hit = np.isin(host, list(slow)) if slow else np.zeros(host.shape, bool)
             for d in range(g.replicas):
-                key: tuple[object, ...] = (job,)
+                key: tuple[object, ...] = (job, d) if self.jitter else (job,)
+                if self.host_speed is not None:
+                    key += (of_host[host[d]].min(axis=1).tobytes(),)
                 if hit[d].any():
                     stages = np.flatnonzero(hit[d].any(axis=1))
                     key += tuple(
@@ -134,16 +166,18 @@ class Conditions:
         A stage runs at the speed of its slowest host: its tensor-parallel ranks wait for each other.
         """
         host = places.endpoint[replicas] // site.accelerators_per_host
+        own = self.own_speeds(site.accelerators)[places.endpoint[replicas]] if self.jitter else 1.0
+        usual = self._host_speeds(site)
         times = sorted({0.0, *(f.at for f in self.hosts), *(f.until for f in self.hosts if f.until < np.inf)})
         start = np.ones(host.shape[:2])
         changes: list[tuple[float, int, int, float]] = []
         before = start
         for time in times:
-            of_host = np.ones(site.hosts)
+            of_host = np.ones(site.hosts)  # of what the host does when nothing is wrong
             for fault in self.hosts:
                 if fault.at <= time < fault.until:
                     of_host[fault.host] = min(of_host[fault.host], fault.speed)
-            now = of_host[host].min(axis=2)
+            now = ((of_host * usual)[host] * own).min(axis=2)
             if time == 0.0:
                 start = now
             else:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from euston.clock import CapacityEvent, Execution, SpeedEvent, TransferTable, execute
+from euston.clock import CapacityEvent, Execution, QueueTable, SpeedEvent, TransferTable, execute
 from euston.clock.program import Program
 from euston.cluster import Placement, Site
 from euston.devices import GPU
 from euston.errors import ConfigError, SimulationError
 from euston.network import Lowered
-from euston.training._table import join_tables, transfer_table
+from euston.network.allocation import Allocator, assign
+from euston.training._table import KINDS, join_tables, transfer_table
 from euston.training.conditions import Conditions, LinkFault
 from euston.training.costs import Costs, costs
 from euston.training.job import TrainingJob
+from euston.training.routes import Traits
 from euston.training.stages import Stages
 from euston.training.wiring import JobWiring, Wiring, wire
 from euston.training.write import Template, write_iteration
 
-__all__ = ["Iteration", "JobRun", "compute_streams", "run_iteration"]
+__all__ = ["Iteration", "JobRun", "compute_streams", "run_iteration", "stage_starts"]
 
 
 @dataclass(frozen=True)
@@ -92,21 +94,26 @@ def run_iteration(
         When a link fails that only a change of routes in the middle of the step could save.
     """
     c = conditions or Conditions()
+    traits = [_traits(job) for job, _ in jobs]
+    allocator = _allocator(c, site, [job.name for job, _ in jobs])
     if wiring is None:
-        wiring = wire([(job.parallel, placement) for job, placement in jobs], site, c)
-    elif not wiring.fits([job.parallel for job, _ in jobs]):
+        plan = allocator.plan if allocator else None
+        wiring = wire([(job.parallel, placement) for job, placement in jobs], site, c, traits, plan)
+    elif not wiring.fits([job.parallel for job, _ in jobs], traits):
         raise ConfigError("`wiring`: was made for jobs of another layout; make a new one")
     events: list[CapacityEvent | SpeedEvent] = [*wiring.events]
     tables: list[TransferTable] = []
+    kinds: list[NDArray[np.int64]] = []
     programs: list[Program] = []
     runs: list[tuple[Stages, Costs, Template, NDArray[np.int64]]] = []
     speed: list[NDArray[np.float64]] = []
     transfers = streams = 0
     for (job, _), device, mine in zip(jobs, devices, wiring.jobs, strict=True):
         stages = job.place()
-        cost = costs(job, stages, device, speed_spread=c.speed_spread)
+        cost = costs(job, stages, device, speed_spread=0.0 if c.jitter else c.speed_spread)
         template = write_iteration(job, stages, cost)
-        table, transfer_of = transfer_table(job, cost, template.pieces, wiring, mine)
+        table, transfer_of, kind = transfer_table(job, cost, template.pieces, wiring, mine)
+        kinds.append(kind)
         program, index = template.program.replicate(
             mine.representative.size,
             shared=template.shared,
@@ -128,6 +135,8 @@ def run_iteration(
     )
     del programs
     table = join_tables(tables) if len(tables) > 1 else tables[0]
+    if allocator is not None:
+        table = _queued(table, allocator, wiring, [job.name for job, _ in jobs], kinds)
     try:
         run = execute(program, table, wiring.capacity, events=events, speed=np.concatenate(speed))
     except SimulationError:
@@ -139,7 +148,7 @@ def run_iteration(
         mine = wiring.jobs[j]
         if first[j]:
             index += first[j]
-        step = float(run.end[index].max())
+        step = _step_time(run, template, index)
         done.append(JobRun(jobs[j][0], stages, cost, template, index, mine.count, mine.representative, step))
     low = wiring.lowered
     row_bytes = low.columns.load(_column_bytes(program, table, wiring.column_of))
@@ -154,6 +163,78 @@ def run_iteration(
         len(low.columns),
         len(wiring.columns),
         wiring.rounds,
+    )
+
+
+def _allocator(c: Conditions, site: Site, jobs: Sequence[str]) -> Allocator | None:
+    """The decisions of the allocation policy, if there is one.
+
+    Raises
+    ------
+    ConfigError
+        For a policy that must be told of every start and end.
+    """
+    if c.allocation is None:
+        return None
+    if c.allocation.dynamic:
+        raise ConfigError(
+            f"`policies.allocation`: {c.allocation.name} plans anew at starts and ends, which a step of "
+            "training does not tell; take one that decides beforehand (per_job, strict_priority, ...)"
+        )
+    return c.allocation.begin(site.fabric, jobs, KINDS)
+
+
+def _queued(
+    table: TransferTable,
+    allocator: Allocator,
+    wiring: Wiring,
+    jobs: Sequence[str],
+    kinds: Sequence[NDArray[np.int64]],
+) -> TransferTable:
+    """The table with every transfer in its queue."""
+    job = np.repeat(np.arange(len(jobs)), [kind.size for kind in kinds])
+    placed = assign(allocator, jobs=jobs, job=job, kinds=KINDS, kind=np.concatenate(kinds))
+    flows = np.diff(table.ptr)
+    weighted = replace(table, weight=table.weight * np.repeat(placed.factor, flows))
+    if placed.plain or wiring.queue_weights is None:
+        return weighted
+    queue, priority = np.repeat(placed.queue, flows), np.repeat(placed.priority, flows)
+    return replace(weighted, queues=QueueTable(queue, priority, wiring.queue_weights))
+
+
+def _traits(job: TrainingJob) -> Traits:
+    """What the routes of a job depend on besides its layout; nothing that it does not use."""
+    return Traits(
+        both_ways=job.schedule == "dualpipe",
+        context=job.software.context if job.parallel.context > 1 else "ring",
+        tied=job.model.tied and job.parallel.pipeline > 1 and job.schedule != "dualpipe",
+    )
+
+
+def stage_starts(run: Execution, template: Template, index: NDArray[np.int64]) -> NDArray[np.float64]:
+    """When each stage of each class begins its step, float64[classes, stages]: at 0 unless steps roll."""
+    stages = len(template.compute_stream)
+    out = np.zeros((index.shape[0], stages))
+    if template.rolling:
+        out[:] = np.inf
+        for s in range(stages):
+            mine = template.program.stream == template.compute_stream[s]
+            out[:, s] = run.start[index[:, mine]].min(axis=1)
+    return out
+
+
+def _step_time(run: Execution, template: Template, index: NDArray[np.int64]) -> float:
+    """Seconds from one step to the next.
+
+    Where stages roll on one after the other, every stage may begin its next step as soon as its own is over:
+    the longest of them sets the period.
+    """
+    if not template.rolling:
+        return float(run.end[index].max())
+    start = stage_starts(run, template, index)
+    return max(
+        float((run.end[index[:, template.stage == s]].max(axis=1) - start[:, s]).max())
+        for s in range(start.shape[1])
     )
 
 
@@ -188,6 +269,7 @@ def _column_bytes(
     """Bytes per member of every unfolded column, float64[C]: all members of a class carry the same."""
     moving = program.transfer >= 0
     times = np.bincount(program.transfer[moving], weights=program.work[moving], minlength=len(table))
+    times = np.repeat(times, np.diff(table.ptr))
     classes = int(column_of.max(initial=-1)) + 1
     per_class = np.bincount(table.column, weights=table.size * times, minlength=classes)
     return np.asarray(per_class, np.float64)[column_of]

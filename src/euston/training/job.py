@@ -9,22 +9,25 @@ from typing import Any, Literal, get_args
 from euston import catalog
 from euston.cluster import Parallel
 from euston.errors import ConfigError, unknown
-from euston.models import Transformer
+from euston.models import RECOMPUTE_MODULES, Balance, ImageMix, Transformer
 
-from .schedule import SCHEDULES
+from .schedule import SCHEDULES, stage_order
 from .stages import Slots, Stages, place
 
 __all__ = ["PRECISIONS", "RECOMPUTE", "SoftwareProfile", "TrainingJob", "software"]
 
-PRECISIONS = ("bf16", "fp16", "fp8")
+PRECISIONS = ("bf16", "fp16", "fp8", "fp8-current", "fp8-block", "mxfp8", "nvfp4")
 RECOMPUTE = ("none", "selective", "full")
 
-Precision = Literal["bf16", "fp16", "fp8"]
+Precision = Literal["bf16", "fp16", "fp8", "fp8-current", "fp8-block", "mxfp8", "nvfp4"]
 Recompute = Literal["none", "selective", "full"]
-Schedule = Literal["1f1b", "interleaved", "gpipe"]
+Schedule = Literal["1f1b", "interleaved", "gpipe", "zb-h1", "zb-h2", "dualpipe"]
+ContextExchange = Literal["ring", "all_gather", "ulysses"]
+ExpertExchange = Literal["direct", "two_hops"]
 Attention = Literal["flash", "unfused"]
 GradientDtype = Literal["fp32", "bf16", "fp16"]
 Loss = Literal["in-place", "pytorch"]
+CudaGraphs = Literal["none", "partial", "full"]
 Accumulation = Literal["fused-fp32", "autograd-fp16", "unfused-fp32", "none"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -33,7 +36,11 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "gradient_dtype": get_args(GradientDtype),
     "grad_accumulation": get_args(Accumulation),
     "loss": get_args(Loss),
+    "cuda_graphs": get_args(CudaGraphs),
     "recompute": RECOMPUTE,
+    "context": get_args(ContextExchange),
+    "expert_all_to_all": get_args(ExpertExchange),
+    "expert_dispatch": ("bf16", "fp8"),
 }
 
 
@@ -65,8 +72,24 @@ class SoftwareProfile:
         How a micro-batch's weight gradient is added to the accumulated one, as in `Transformer.operators`.
     dropout : bool
         Whether dropout masks are written and saved.
+    cuda_graphs : "none" | "partial" | "full"
+        Kernels replayed from recorded graphs instead of being launched one by one: none, attention, router
+        and dispatch, or the whole iteration.
     loss : "in-place" | "pytorch"
         Whether softmax and gradient overwrite the FP32 logits (Megatron-LM) or each have their own memory.
+    context : "ring" | "all_gather" | "ulysses"
+        How context-parallel ranks exchange keys and values: passed round behind the attention of each part
+        (arXiv:2310.01889), gathered at once (Llama 3), or heads for sequence by all-to-alls (Ulysses).
+    expert_all_to_all : "direct" | "two_hops"
+        Whether a token goes to each of its experts, or once to each scale-up domain and on from
+        there (DeepEP).
+    expert_dispatch : "bf16" | "fp8"
+        What tokens are sent to experts as; they come back in BF16.
+    expert_node_limit : int
+        Most scale-up domains that the experts of one token sit in (DeepSeek-V3: 4); 0 is no limit.
+    expert_overlap : bool
+        The all-to-alls of a micro-batch run beside the compute of another one, whose backward pass is run
+        together with its forward (Megatron-Core's batch-level overlap; DualPipe does so always).
     recompute, sequence_parallel
         What the framework's users run by default; a job states its own.
     software_date : str
@@ -84,6 +107,12 @@ class SoftwareProfile:
     grad_accumulation: Accumulation = "fused-fp32"
     dropout: bool = False
     loss: Loss = "in-place"
+    cuda_graphs: CudaGraphs = "none"
+    context: ContextExchange = "ring"
+    expert_all_to_all: ExpertExchange = "two_hops"
+    expert_dispatch: str = "bf16"
+    expert_node_limit: int = 0
+    expert_overlap: bool = False
     recompute: Recompute = "none"
     sequence_parallel: bool = True
     software_date: str = ""
@@ -130,12 +159,16 @@ class TrainingJob:
         Sequences per pass through the pipeline and replica.
     sequence : int
         Tokens per sequence.
-    precision : "bf16" | "fp16" | "fp8"
-        Type of the layers' GEMMs. Parameters are kept in 16 bit; logits and attention stay 16 bit under fp8.
-    schedule : "1f1b" | "interleaved" | "gpipe"
+    precision : "bf16" | "fp16" | "fp8" | "fp8-current" | "fp8-block" | "mxfp8" | "nvfp4"
+        Type or recipe (`euston.models.recipes`) of the layers' GEMMs. Parameters are kept in 16 bit; logits
+        and attention stay 16 bit under a recipe.
+    schedule : "1f1b" | "interleaved" | "gpipe" | "zb-h1" | "zb-h2" | "dualpipe"
         Order of the passes; more than one virtual chunk needs "interleaved".
     recompute : "none" | "selective" | "full"
-        Activations recomputed in the backward pass: none, only scores and softmax, or the whole layer.
+        Activations recomputed in the backward pass: none, those of `recompute_modules`, or the whole layer.
+    recompute_modules : tuple of str
+        What "selective" repeats, in Megatron-Core's words: core_attn (unfused scores, softmax and dropout),
+        layernorm, mla_up_proj, moe_act, mlp.
     software : SoftwareProfile
     stages : tuple of int, optional
         Layers per virtual stage in the model's order, length pipeline * virtual; None places them evenly.
@@ -143,6 +176,14 @@ class TrainingJob:
         Whether embedding and head count as a layer when layers are placed, see `euston.training.stages`.
     reshard_after_forward : bool
         ZeRO-3 only: drop gathered parameters after each use (else they stay until the step).
+    balance : Balance
+        How unevenly tokens fall on experts; published benchmarks force them to be even.
+    work : tuple of float, optional
+        Work of each micro-batch of a replica relative to a full one, length `micro_batches`: compute and
+        bytes are multiplied by it (sequences of unequal length, images); None for all equal.
+    images : ImageMix, optional
+        Images of each sample, for a model with a vision encoder, which then runs on the first stage;
+        `sequence` counts their tokens at the mean. See `with_images`.
     """
 
     model: Transformer
@@ -154,10 +195,14 @@ class TrainingJob:
     precision: Precision = "bf16"
     schedule: Schedule = "1f1b"
     recompute: Recompute = "none"
+    recompute_modules: tuple[str, ...] = ("core_attn",)
     software: SoftwareProfile = field(default_factory=SoftwareProfile)
     stages: tuple[int, ...] | None = None
     slots: Slots = "auto"
     reshard_after_forward: bool = True
+    balance: Balance = field(default_factory=Balance)
+    work: tuple[float, ...] | None = None
+    images: ImageMix | None = None
     name: str = "training"
 
     @property
@@ -171,13 +216,38 @@ class TrainingJob:
         return self.micro_batch * self.sequence // self.parallel.context
 
     @property
+    def images_per_micro_batch(self) -> float:
+        """Images in a micro-batch, expected."""
+        return self.micro_batch * self.images.mean if self.images is not None else 0.0
+
+    def with_images(self, images: ImageMix) -> TrainingJob:
+        """Return the job with images, and micro-batches as unequal as their seeded draw makes them."""
+        vision = self.model.vision
+        if vision is None:
+            raise ConfigError(f"`images`: {self.model.name} has no vision encoder")
+        images.check()
+        tokens = vision.tokens(images.patches)
+        work = images.work(self.micro_batches, self.micro_batch, self.sequence, tokens)
+        return replace(self, images=images, work=work)
+
+    @property
+    def expert_tensor(self) -> int:
+        """Ranks that share each routed expert."""
+        return self.parallel.expert_split
+
+    @property
+    def expert_data(self) -> int:
+        """Replicas of a routed expert."""
+        return self.parallel.expert_data
+
+    @property
     def tokens_per_step(self) -> int:
         """Tokens of the global batch."""
         return self.global_batch * self.sequence
 
     def place(self, *, where: str = "jobs[0]") -> Stages:
         """The layers of every (stage, chunk)."""
-        return place(
+        placed = place(
             self.model.layers,
             self.parallel.pipeline,
             self.parallel.virtual,
@@ -185,6 +255,7 @@ class TrainingJob:
             explicit=self.stages,
             where=f"{where}.parallel",
         )
+        return placed.doubled() if self.schedule == "dualpipe" else placed
 
     def check(self, accelerators: int | None = None, *, where: str = "jobs[0]") -> None:
         """Raise ConfigError, naming the key and the nearest valid value, if the job cannot be run.
@@ -201,6 +272,8 @@ class TrainingJob:
         _one_of(self.precision, PRECISIONS, f"{where}.precision", "precision")
         _one_of(self.schedule, SCHEDULES, f"{where}.schedule", "schedule")
         _one_of(self.recompute, RECOMPUTE, f"{where}.recompute", "recompute")
+        for module in self.recompute_modules:
+            _one_of(module, RECOMPUTE_MODULES, f"{where}.recompute_modules", "module")
         self.software.check(where=f"{where}.software")
         for key, value in (
             ("global", self.global_batch),
@@ -209,11 +282,12 @@ class TrainingJob:
         ):
             if value < 1:
                 raise ConfigError(f"`{where}.batch.{key}`: {value} must be at least 1")
-        if self.model.moe is not None or self.model.mla is not None:
-            raise ConfigError(
-                f"`{where}.model`: {self.model.name} has experts or latent attention, which are counted but "
-                "not simulated; choose a dense model"
-            )
+        if self.images is not None:
+            self.images.check(where=f"{where}.images")
+            if self.model.vision is None:
+                raise ConfigError(f"`{where}.images`: {self.model.name} has no vision encoder")
+        if self.model.moe is not None:
+            self.balance.check(self.model.moe.experts, where=f"{where}.balance")
         ranks = parallel.world if accelerators is None else accelerators
         parallel.check(self.model, ranks, where=f"{where}.parallel")
         self._check_batch(where)
@@ -250,6 +324,22 @@ class TrainingJob:
             raise ConfigError(
                 f"`{where}.schedule`: {self.schedule} runs one chunk per stage and "
                 f"`{where}.parallel.virtual` is {virtual}; set interleaved or virtual 1"
+            )
+        try:
+            stage_order(self.schedule, self.parallel.pipeline, virtual, self.micro_batches, 0)
+        except ConfigError as error:
+            raise ConfigError(f"`{where}.schedule`: {error}") from None
+        if self.schedule == "dualpipe" and self.parallel.sharding == "zero3":
+            raise ConfigError(
+                f"`{where}.parallel.sharding`: zero3 gathers parameters for each pass, and dualpipe holds "
+                "every stage twice to run two passes at once; use zero1 or zero2"
+            )
+        if self.work is not None and (
+            len(self.work) != self.micro_batches or not all(0 < w < float("inf") for w in self.work)
+        ):
+            raise ConfigError(
+                f"`{where}.work`: {len(self.work)} numbers for {self.micro_batches} micro-batches; give a "
+                "positive one for each"
             )
 
 

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from euston.catalog import Accelerator
 from euston.errors import DoesNotFit
-from euston.models import StateBytes, state_bytes
+from euston.models import LayerKind, RankShare, StateBytes, state_bytes
+from euston.models.operator import Part
 
 from ._advice import advice
 from .job import Recompute, TrainingJob
@@ -69,6 +70,7 @@ _GRADIENT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
 # gradient and
 # the gradient of the logits beside it: 3 * 4. Between forward and backward both keep 4.
 _LOSS_BYTES = {"in-place": 6.0, "pytorch": 12.0, "kept": 4.0}
+_STATE = ("parameters", "gradients", "optimizer")
 _PARTS = ("parameters", "gradients", "optimizer", "activations", "temporary", "allocator")
 
 
@@ -193,55 +195,93 @@ def _worst(table: pl.DataFrame) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Units:
-    """Parameters of one rank's units after the tensor-parallel split (before sharding over data ranks)."""
+    """Parameters of one rank's units after the tensor- and expert-parallel split, before sharding.
 
-    layer: int
-    layers: int
-    embedding: int
-    head: int
+    A unit is what is gathered at once under zero3: a layer, the embedding, the head, a prediction layer, the
+    encoder.
+    """
+
+    units: tuple[RankShare, ...]
 
     @property
-    def total(self) -> int:
-        return self.layer * self.layers + self.embedding + self.head
+    def dense(self) -> int:
+        """Parameters that every data-parallel rank of the stage has."""
+        return sum(unit.dense for unit in self.units)
+
+    @property
+    def experts(self) -> int:
+        """Parameters of routed experts."""
+        return sum(unit.experts for unit in self.units)
 
     def gathered(self, reshard: bool) -> int:
         """Parameters whole at once under zero3: the two largest units, or all of them."""
-        if not reshard:
-            return self.total
-        return sum(sorted([self.layer] * min(self.layers, 2) + [self.embedding, self.head])[-2:])
+        sizes = sorted(unit.total for unit in self.units)
+        return sum(sizes[-2:] if reshard else sizes)
 
     @property
     def largest(self) -> int:
-        return max(self.layer, self.embedding, self.head)
+        """Parameters of the largest unit."""
+        return max(unit.total for unit in self.units)
 
 
 def _units(job: TrainingJob, stages: Stages, stage: int) -> _Units:
-    model, tensor = job.model, job.parallel.tensor
-    embedding = model.rank_parameters("embedding", tensor) if stage == 0 else 0
-    head = model.rank_parameters("head", tensor) if stages.has_head(stage) else 0
-    if head and embedding and model.tied:
-        # one matrix for both where both are on one stage; what is left is the final norm
-        head -= model.rank_parameters("embedding", tensor)
-        head += model.max_positions * model.hidden if model.positions == "learned" else 0
-    return _Units(model.rank_parameters("layer", tensor), stages.stage_layers(stage), embedding, head)
+    model, p = job.model, job.parallel
+
+    def share(part: Part, kind: LayerKind | None = None) -> RankShare:
+        return model.rank_share(
+            part, p.tensor, kind=kind, expert_parallel=p.expert, expert_tensor=job.expert_tensor
+        )
+
+    kinds = [kind for c in range(stages.virtual) for kind in _kinds(job, stages, stage, c)]
+    layer = {kind: share("layer", kind) for kind in set(kinds)}
+    units = [layer[kind] for kind in kinds]
+    first = any(stages.has_embedding(stage, c) for c in range(stages.virtual))
+    if first:
+        units.append(share("embedding"))
+        if model.vision is not None:
+            units.append(share("encoder"))
+    if stages.has_head(stage):
+        head = share("head")
+        if first and model.tied:
+            # one matrix for both where both are on one stage; what is left is the final norm
+            matrix = share("embedding").dense
+            learned = model.max_positions * model.hidden if model.positions == "learned" else 0
+            head = RankShare(head.dense - matrix + learned, 0)
+        units.append(head)
+        units += [share("prediction")] * model.prediction_layers
+    return _Units(tuple(units))
 
 
-def _states(job: TrainingJob, units: _Units) -> StateBytes:
-    sharding = job.parallel.sharding
-    return state_bytes(
-        units.total,
-        precision="fp32" if sharding == "zero3" else job.precision,  # FSDP's shards are the FP32 master copy
-        sharding=sharding,
-        degree=job.parallel.data * job.parallel.context,
-        gradient_dtype=job.software.gradient_dtype,
-    )
+def _kinds(job: TrainingJob, stages: Stages, stage: int, chunk: int) -> tuple[LayerKind, ...]:
+    first = stages.first_layer(stage, chunk)
+    return job.model.layer_kinds[first : first + stages.layers[stage][chunk]]
+
+
+def _states(job: TrainingJob, units: _Units, copies: int) -> StateBytes:
+    """Training state: experts shard over their own replicas, the rest over all data-parallel ranks.
+
+    Where every layer is held by `copies` stages (DualPipe), so many times more ranks share each.
+    """
+    p = job.parallel
+    parts = [
+        state_bytes(
+            count,
+            # FSDP's shards are the FP32 master copy
+            precision="fp32" if p.sharding == "zero3" else job.precision,
+            sharding=p.sharding,
+            degree=degree * copies,
+            gradient_dtype=job.software.gradient_dtype,
+        )
+        for count, degree in ((units.dense, p.shard_degree), (units.experts, job.expert_data))
+    ]
+    return StateBytes(*(sum(getattr(part, key) for part in parts) for key in _STATE))
 
 
 # --- what the schedule holds --------------------------------------------------------------------------
 
 
-def _layer_bytes(job: TrainingJob, recompute: Recompute) -> float:
-    """Saved activations of one layer and one micro-batch."""
+def _layer_bytes(job: TrainingJob, kind: LayerKind, recompute: Recompute) -> float:
+    """Saved activations of one layer of a kind and one micro-batch."""
     return float(
         job.model.activation_bytes(
             job.tokens,
@@ -251,6 +291,12 @@ def _layer_bytes(job: TrainingJob, recompute: Recompute) -> float:
             attention=job.software.attention,
             recompute=recompute,
             dropout=job.software.dropout,
+            precision=job.precision,
+            kind=kind,
+            expert_parallel=job.parallel.expert,
+            expert_tensor=job.expert_tensor,
+            balance=job.balance,
+            recompute_modules=job.recompute_modules,
         )
     )
 
@@ -259,19 +305,31 @@ def _peak(job: TrainingJob, stages: Stages, stage: int, buffers: float) -> dict[
     """Bytes by item at the moment of the stage's order when it holds most."""
     model, parallel, tokens = job.model, job.parallel, job.tokens
     units = _units(job, stages, stage)
-    states = _states(job, units)
+    states = _states(job, units, 1 + stages.both_ways)
     tensor, sequence = parallel.tensor, parallel.sequence
 
-    saved = np.array([n * _layer_bytes(job, job.recompute) for n in stages.layers[stage]], dtype=np.float64)
-    if stages.has_embedding(stage):
-        saved[0] += model.embedding_activation_bytes(tokens, tensor, sequence, job.software.dropout)
+    chunks = [_kinds(job, stages, stage, c) for c in range(stages.virtual)]
+    saved = np.array(
+        [sum(_layer_bytes(job, kind, job.recompute) for kind in kinds) for kinds in chunks], dtype=np.float64
+    )
     logits = np.zeros_like(saved)
-    if stages.has_head(stage):
-        saved[-1] += model.head_activation_bytes(tokens, tensor, sequence)
-        logits[-1] = model.logits_bytes(tokens, tensor)
+    for chunk in range(stages.virtual):
+        if stages.has_embedding(stage, chunk):
+            saved[chunk] += model.embedding_activation_bytes(tokens, tensor, sequence, job.software.dropout)
+            if job.images is not None:
+                saved[chunk] += model.encoder_activation_bytes(
+                    job.images_per_micro_batch, job.images.patches, job.recompute, job.precision
+                )
+        if stages.has_head(stage, chunk):
+            heads = 1 + model.prediction_layers
+            saved[chunk] += heads * model.head_activation_bytes(tokens, tensor, sequence)
+            # a prediction layer keeps what a layer does, and its two normed inputs side by side
+            extra = _layer_bytes(job, model.layer_kinds[-1], job.recompute) + 4.0 * tokens * model.hidden
+            saved[chunk] += model.prediction_layers * extra
+            logits[chunk] = heads * model.logits_bytes(tokens, tensor)
 
     passes = stage_order(job.schedule, parallel.pipeline, parallel.virtual, job.micro_batches, stage)
-    sign = np.where(passes.is_backward, -1.0, 1.0)
+    sign = passes.held
 
     def during(weight: NDArray[np.float64]) -> NDArray[np.float64]:
         """Held while each pass runs, its own bytes included."""
@@ -280,11 +338,7 @@ def _peak(job: TrainingJob, stages: Stages, stage: int, buffers: float) -> dict[
         return np.where(passes.is_backward, after - step, after)
 
     # a backward pass brings one layer's dropped activations back
-    recomputed = 0.0
-    if job.recompute != "none" and units.layers:
-        recomputed = _layer_bytes(job, "none") - (
-            0.0 if job.recompute == "full" else _layer_bytes(job, job.recompute)
-        )
+    recomputed = max((_dropped(job, kind) for kinds in chunks for kind in set(kinds)), default=0.0)
     work = np.where(passes.is_backward, recomputed, 0.0)
     held = during(saved)
     # of a micro-batch that waits for its backward only the FP32 softmax stays; the pass at work holds more
@@ -296,9 +350,7 @@ def _peak(job: TrainingJob, stages: Stages, stage: int, buffers: float) -> dict[
     temporary = float(of_logits[at] + work[at]) + _workspace(job)
     if parallel.sharding == "zero3":
         temporary += 2.0 * units.gathered(job.reshard_after_forward)
-        temporary += _GRADIENT_BYTES[job.software.gradient_dtype] * max(
-            units.layer, units.embedding, units.head
-        )
+        temporary += _GRADIENT_BYTES[job.software.gradient_dtype] * units.largest
     if parallel.world > 1:
         temporary += buffers
     count = during(np.ones_like(saved))
@@ -312,8 +364,22 @@ def _peak(job: TrainingJob, stages: Stages, stage: int, buffers: float) -> dict[
     }
 
 
+def _dropped(job: TrainingJob, kind: LayerKind) -> float:
+    """What recomputation does not keep of a layer of a kind while its backward does not run."""
+    if job.recompute == "none":
+        return 0.0
+    kept = 0.0 if job.recompute == "full" else _layer_bytes(job, kind, job.recompute)
+    return _layer_bytes(job, kind, "none") - kept
+
+
 def _workspace(job: TrainingJob) -> float:
     """Unsaved tensors while a layer runs: two whole ones of full width and the widest."""
     model = job.model
-    widest = max(model.ffn * (2 if model.gated else 1), (model.heads + 2 * model.kv_heads) * model.head_dim)
-    return 2.0 * job.tokens * (2.0 * model.hidden + widest / job.parallel.tensor)
+    gated = 2 if model.gated else 1
+    widest = (model.heads + 2 * model.kv_heads) * model.head_dim / job.parallel.tensor
+    if any(kind.ffn == "dense" for kind in model.kind_counts):
+        widest = max(widest, gated * model.ffn / job.parallel.tensor)
+    if model.moe is not None:
+        rows = model.moe.top_k / job.parallel.tensor  # per token, of experts split or whole
+        widest = max(widest, rows * max(gated * model.moe.ffn, model.hidden))
+    return 2.0 * job.tokens * (2.0 * model.hidden + widest)

@@ -15,7 +15,7 @@ from euston.cluster import Site
 from euston.result import Result
 from euston.training.assumptions import assumptions
 from euston.training.attribution import CATEGORIES, attribute
-from euston.training.iteration import Iteration, JobRun, compute_streams
+from euston.training.iteration import Iteration, JobRun, compute_streams, stage_starts
 from euston.training.job import TrainingJob
 from euston.training.memory import memory
 
@@ -29,7 +29,10 @@ UNITS = {
 
 
 # Order of the breakdown: what computes, what is exposed, what idles.
-BREAKDOWN = ("forward", "backward", "recompute", "optimizer", "tensor", "pipeline", "data", "bubble")
+BREAKDOWN = (
+    "forward", "backward", "recompute", "optimizer", "tensor", "context", "expert", "pipeline", "data",
+    "bubble",
+)  # fmt: skip
 
 
 def model_flops(job: TrainingJob) -> float:
@@ -59,7 +62,8 @@ def _account(iteration: Iteration, number: int, site: Site) -> _Account:
     step = part.step_time
     streams = compute_streams(run.program, part.template, part.index)
     classes, stages = streams.shape
-    seconds = attribute(run, streams.ravel(), step).reshape(classes, stages, len(CATEGORIES))
+    begin = stage_starts(run, part.template, part.index)
+    seconds = attribute(run, streams.ravel(), step, begin.ravel()).reshape(classes, stages, len(CATEGORIES))
     weight = part.replicas / part.replicas.sum()
     by_stage = np.einsum("k,ksc->sc", weight, seconds)
     mean = by_stage.mean(axis=0)
@@ -72,7 +76,7 @@ def _account(iteration: Iteration, number: int, site: Site) -> _Account:
     again = job.micro_batches * float(np.mean([sum(c.recompute for c in row) for row in part.cost.chunks]))
     category["recompute"] = min(again, category["backward"])
     category["backward"] -= category["recompute"]
-    exposed = category["tensor"] + category["pipeline"] + category["data"]
+    exposed = sum(category[name] for name in ("tensor", "context", "expert", "pipeline", "data"))
     # What the accelerators draw while they compute comes from the prices; while they wait, their idle power.
     idle = site.accelerator.idle_power or 0.0
     waiting = max(0.0, step - mean[:2].sum() - category["optimizer"])
@@ -185,7 +189,8 @@ def _timeline(iteration: Iteration, part: JobRun) -> pl.DataFrame:
     table = iteration.table
     moved = np.zeros(where.size)
     sends = program.transfer[where] >= 0
-    moved[sends] = table.size[program.transfer[where[sends]]] * program.work[where[sends]]
+    carried = np.add.reduceat(table.size, table.ptr[:-1])  # bytes of one member of each flow
+    moved[sends] = carried[program.transfer[where[sends]]] * program.work[where[sends]]
     return pl.DataFrame(
         {
             "actor": pl.Series([" ".join(w[:2]) for w in words]).gather(stream + 1),
@@ -202,4 +207,7 @@ def _timeline(iteration: Iteration, part: JobRun) -> pl.DataFrame:
     ).sort("start", maintain_order=True)
 
 
-_KIND = {"parameters": "data", "gradients": "data", "gradient norm": "data"}
+_KIND = {
+    "parameters": "data", "gradients": "data", "gradient norm": "data", "embedding": "data",
+    "weight gradient": "backward",
+}  # fmt: skip

@@ -4,7 +4,7 @@ A stage holds `virtual` chunks of the model. A *pass* is one chunk on one micro-
 schedule is nothing but the order of passes on every stage. Nothing here knows how long a pass takes: bubbles,
 exposed transfers and stalls emerge when the clock executes the order.
 
-Three schedules:
+Schedules here; those that split the backward pass or run both ways are in ``schedule_split``:
 
 - ``gpipe``: all forwards, then all backwards (Huang et al., arXiv:1811.06965).
 - ``1f1b``: stage r of p runs ``min(p - r - 1, m)`` forwards ahead, then alternates (Narayanan et al., SC'21,
@@ -23,34 +23,22 @@ itself.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from euston.errors import ConfigError, unknown
+from euston.training.schedule_split import (
+    BACKWARD,
+    FORWARD,
+    SPLIT,
+    StageOrder,
+    split_in_flight,
+    split_order,
+)
 
 __all__ = ["SCHEDULES", "StageOrder", "group_size", "in_flight", "order", "stage_order"]
 
-SCHEDULES = ("1f1b", "interleaved", "gpipe")
-
-
-class StageOrder(NamedTuple):
-    """The passes of one stage in the order it runs them; N = 2 * micro_batches * virtual.
-
-    Attributes
-    ----------
-    is_backward : bool[N]
-        False for a forward pass, True for a backward pass.
-    chunk : int32[N]
-        Which of the stage's chunks; chunk c of stage r is virtual stage ``c * pipeline + r`` of the model.
-    micro_batch : int32[N]
-        Micro-batch number, 0-based.
-    """
-
-    is_backward: NDArray[np.bool_]
-    chunk: NDArray[np.int32]
-    micro_batch: NDArray[np.int32]
+SCHEDULES = ("1f1b", "interleaved", "gpipe", *SPLIT)
 
 
 def group_size(pipeline: int, micro_batches: int, group: int | None = None) -> int:
@@ -86,6 +74,18 @@ def _validate(schedule: str, pipeline: int, virtual: int, micro_batches: int) ->
             f"`virtual`: {virtual} chunks per stage need the interleaved schedule; "
             "set `schedule: interleaved` or `virtual: 1`"
         )
+    if schedule == "dualpipe":
+        if pipeline % 2:
+            raise ConfigError(
+                f"`pipeline`: dualpipe runs both ways through pairs of stages; {pipeline} stages are odd, "
+                f"nearest {pipeline - 1 or 2} or {pipeline + 1}"
+            )
+        if micro_batches % 2 or micro_batches < 2 * pipeline:
+            least = max(2 * pipeline, micro_batches + micro_batches % 2)
+            raise ConfigError(
+                f"`micro_batches`: dualpipe needs an even number and at least 2 x {pipeline} stages = "
+                f"{2 * pipeline}; {micro_batches} given, nearest {least}"
+            )
 
 
 def _padded(micro_batches: int, group: int) -> int:
@@ -117,11 +117,14 @@ def in_flight(
 ) -> int:
     """Bound on the passes whose activations a stage holds at once, in (chunk, micro-batch) pairs.
 
-    GPipe m, 1F1B min(m, p - r), interleaved one more than the warm-up: with equal chunks of L / (p v) layers
+    GPipe m, 1F1B min(m, p - r), ZB-H1 min(m, p), ZB-H2 min(m, 2p - 1), DualPipe p + 1, interleaved one more
+    than the warm-up: with equal chunks of L / (p v) layers
     rank 0 holds L (1 + (p - 1) / (p v)) layers' worth (Korthikanti et al., arXiv:2205.05198, section 4.2.3).
     The order reaches the bound, except that it may stay below where micro-batches are no multiple of the
     group.
     """
+    if schedule in SPLIT:
+        return split_in_flight(schedule, pipeline, micro_batches, stage)
     total = micro_batches * virtual
     return min(total, _warm_up(schedule, pipeline, virtual, micro_batches, stage, group) + 1)
 
@@ -141,6 +144,8 @@ def stage_order(
     _validate(schedule, pipeline, virtual, micro_batches)
     if not 0 <= stage < pipeline:
         raise ConfigError(f"`stage`: {stage} is not one of the {pipeline} stages 0 to {pipeline - 1}")
+    if schedule in SPLIT:
+        return split_order(schedule, pipeline, micro_batches, stage)
     size = group_size(pipeline, micro_batches, group) if virtual > 1 else 1
     padded = _padded(micro_batches, size)
     chunk, micro_batch = _passes(virtual, padded, size)
@@ -153,16 +158,19 @@ def stage_order(
     forward_at[ahead:] = ahead + 2 * np.arange(steady)
     backward_at[:steady] = ahead + 1 + 2 * np.arange(steady)
     out = StageOrder(
-        np.zeros(2 * total, np.bool_), np.empty(2 * total, np.int32), np.empty(2 * total, np.int32)
+        np.full(2 * total, FORWARD, np.uint8),
+        np.empty(2 * total, np.int32),
+        np.empty(2 * total, np.int32),
+        np.zeros(2 * total, np.bool_),
     )
-    out.is_backward[backward_at] = True
+    out.kind[backward_at] = BACKWARD
     out.chunk[forward_at], out.micro_batch[forward_at] = chunk, micro_batch
     # the k-th backward is the k-th forward with the chunks counted from the model's end
     out.chunk[backward_at], out.micro_batch[backward_at] = virtual - 1 - chunk, micro_batch
     if padded == micro_batches:
         return out
     real = out.micro_batch < micro_batches
-    return StageOrder(out.is_backward[real], out.chunk[real], out.micro_batch[real])
+    return StageOrder(out.kind[real], out.chunk[real], out.micro_batch[real], out.paired[real])
 
 
 def order(
@@ -172,7 +180,7 @@ def order(
 
     Parameters
     ----------
-    schedule : "1f1b" | "interleaved" | "gpipe"
+    schedule : "1f1b" | "interleaved" | "gpipe" | "zb-h1" | "zb-h2" | "dualpipe"
     pipeline, virtual, micro_batches : int
         Stages, chunks per stage and micro-batches per replica and step.
     group : int, optional
@@ -185,7 +193,8 @@ def order(
     Raises
     ------
     ConfigError
-        For an unknown schedule, counts below one, or chunks without the interleaved schedule.
+        For an unknown schedule, counts below one, chunks without the interleaved schedule, or too few
+        micro-batches or an odd number of stages for dualpipe.
     """
     return [
         stage_order(schedule, pipeline, virtual, micro_batches, stage, group)

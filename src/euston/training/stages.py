@@ -41,11 +41,14 @@ class Stages:
         Whether embedding and head were counted as one slot each.
     explicit : bool
         Whether the layers were given by the user.
+    both_ways : bool
+        Chunk 1 of stage r holds the layers of stage p - 1 - r once more (DualPipe).
     """
 
     layers: tuple[tuple[int, ...], ...]
     slots: bool = False
     explicit: bool = False
+    both_ways: bool = False
 
     @property
     def pipeline(self) -> int:
@@ -62,6 +65,13 @@ class Stages:
         """Whether every chunk holds the same number of layers."""
         return len({count for stage in self.layers for count in stage}) == 1
 
+    def doubled(self) -> Stages:
+        """The same placement with every stage held a second time, by the stage opposite."""
+        both = tuple(
+            (*mine, *other) for mine, other in zip(self.layers, reversed(self.layers), strict=True)
+        )
+        return Stages(both, self.slots, self.explicit, both_ways=True)
+
     def layers_of(self, stage: int, chunk: int = 0) -> int:
         """Layers of one chunk."""
         return self.layers[stage][chunk]
@@ -72,15 +82,26 @@ class Stages:
 
     def has_embedding(self, stage: int, chunk: int = 0) -> bool:
         """Whether the embedding is on this chunk."""
-        return stage == 0 and chunk == 0
+        return self.model_stage(stage, chunk) == 0
 
     def has_head(self, stage: int, chunk: int | None = None) -> bool:
         """Whether the final norm and the logits are on this chunk (default: the stage's last)."""
         last = self.virtual - 1
+        if self.both_ways:
+            chunks = range(2) if chunk is None else (chunk,)
+            return any(self.model_stage(stage, c) == self.pipeline - 1 for c in chunks)
         return stage == self.pipeline - 1 and (last if chunk is None else chunk) == last
+
+    def model_stage(self, stage: int, chunk: int = 0) -> int:
+        """Which virtual stage of the model a chunk is, counted from the first."""
+        if self.both_ways:
+            return self.pipeline - 1 - stage if chunk else stage
+        return chunk * self.pipeline + stage
 
     def first_layer(self, stage: int, chunk: int = 0) -> int:
         """Index in the model of the chunk's first layer (where it would be, if the chunk has none)."""
+        if self.both_ways:
+            return sum(self.layers[s][0] for s in range(self.model_stage(stage, chunk)))
         before = sum(sum(other[:chunk]) for other in self.layers)
         return before + sum(self.layers[earlier][chunk] for earlier in range(stage))
 
@@ -105,7 +126,8 @@ class Stages:
     def describe(self) -> str:
         """One line for people, e.g. "126 layers on 16 stages: 7 + embedding, 14 x 8, 7 + head"."""
         chunks = f" x {self.virtual} chunks" if self.virtual > 1 else ""
-        total = sum(map(self.stage_layers, range(self.pipeline)))
+        chunks = " both ways" if self.both_ways else chunks
+        total = sum(map(self.stage_layers, range(self.pipeline))) // (1 + self.both_ways)
         runs: list[tuple[str, int]] = []
         for stage in range(self.pipeline):
             text = str(self.stage_layers(stage))

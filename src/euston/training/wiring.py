@@ -7,7 +7,7 @@ its placement.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,9 @@ from euston.devices.interconnect import RING_EFFICIENCY
 from euston.errors import ConfigError
 from euston.fabrics import Fabric, LinkKind
 from euston.network import Columns, Folding, Lowered, Transfers, fold, lower
+from euston.network.allocation import QueuePlan
 from euston.training.conditions import Conditions, LinkFault
-from euston.training.routes import Routes, grid, routes
+from euston.training.routes import Routes, Traits, grid, routes
 
 __all__ = ["JobWiring", "Wiring", "wire"]
 
@@ -37,9 +38,12 @@ class JobWiring:
     first : int
         Number of its first transfer among all jobs'.
     representative, count : int64[classes]
-        A replica of each class, and how many replicas the class stands for.
+        A unit of each class, and how many units the class stands for.
+    layout : Parallel
+        What its routes depend on.
     """
 
+    layout: Parallel
     routes: Routes
     first: int
     representative: NDArray[np.int64]
@@ -66,6 +70,8 @@ class Wiring:
         Bytes/s that a member of each column reaches when nobody else is there.
     failing : tuple of LinkFault
         Failures in the middle of the run of links that spread or hashed flows cross.
+    queue_weights : float64[1 or rows of columns, Q], optional
+        Weights of the queues of every row, where an allocation policy asks for queues.
     rounds : int
         Rounds of colour refinement, 0 without folding.
     """
@@ -79,15 +85,34 @@ class Wiring:
     alone: NDArray[np.float64]
     failing: tuple[LinkFault, ...]
     rounds: int
+    queue_weights: NDArray[np.float64] | None = None
 
-    def fits(self, layouts: Sequence[Parallel]) -> bool:
+    def fits(self, layouts: Sequence[Parallel], traits: Sequence[Traits]) -> bool:
         """Whether it serves jobs of these layouts (on the same placements): equal but for virtual stages."""
-        shapes = [(p.data, p.pipeline, p.tensor) for p in layouts]
-        return shapes == [job.routes.grid.endpoint.shape for job in self.jobs]
+        asked = [(_layout(p), t) for p, t in zip(layouts, traits, strict=True)]
+        return asked == [(job.layout, job.routes.traits) for job in self.jobs]
 
 
-def wire(jobs: Sequence[tuple[Parallel, Placement]], site: Site, conditions: Conditions) -> Wiring:
+def _layout(parallel: Parallel) -> Parallel:
+    """The layout without what routes do not depend on."""
+    return replace(parallel, virtual=1, sequence=False, sharding="zero1")
+
+
+def wire(
+    jobs: Sequence[tuple[Parallel, Placement]],
+    site: Site,
+    conditions: Conditions,
+    traits: Sequence[Traits] | None = None,
+    plan: QueuePlan | None = None,
+) -> Wiring:
     """Lower and fold the routes of jobs that share a site.
+
+    Parameters
+    ----------
+    traits : sequence of Traits, optional
+        What else the routes of each job depend on.
+    plan : QueuePlan, optional
+        Queues of the links.
 
     Raises
     ------
@@ -98,11 +123,15 @@ def wire(jobs: Sequence[tuple[Parallel, Placement]], site: Site, conditions: Con
     """
     c, fabric = conditions, site.fabric
     found: list[Routes] = []
-    for layout, placement in jobs:
+    given = traits or [Traits()] * len(jobs)
+    for (layout, placement), trait in zip(jobs, given, strict=True):
         owners, roles = sum(r.grid.replicas for r in found), sum(r.roles for r in found)
-        found.append(routes(grid(layout, placement), fabric.domain, first_owner=owners, first_role=roles))
+        places = grid(layout, placement)
+        found.append(routes(places, fabric.domain, first_owner=owners, first_role=roles, traits=trait))
     _disjoint(found)
     changing = c.changing(fabric)
+    if plan is not None:
+        changing |= plan.split(fabric)
     low = lower(
         Transfers.concatenate([r.transfers for r in found]),
         fabric,
@@ -115,6 +144,10 @@ def wire(jobs: Sequence[tuple[Parallel, Placement]], site: Site, conditions: Con
     capacity = low.capacity * efficiency
     events, row_label = c.capacity_events(fabric, low, efficiency)
     alone = _alone(low, fabric, efficiency, c)
+    weights = None if plan is None else plan.on_rows(fabric)
+    if weights is not None and len(weights) > 1:  # rows are alike only if their queues are
+        both = np.column_stack((row_label, weights))
+        row_label = np.unique(both, axis=0, return_inverse=True)[1].ravel().astype(np.float64)
     columns, column_of, folding = low.binding, np.arange(len(low.columns), dtype=np.int32), None
     if not c.contention:
         columns, events = (
@@ -133,6 +166,8 @@ def wire(jobs: Sequence[tuple[Parallel, Placement]], site: Site, conditions: Con
             columns, column_of = folding.columns, folding.column_class
             capacity = capacity[folding.row_representative]
             events = _of_classes(events, folding)
+            if weights is not None and len(weights) > 1:
+                weights = weights[folding.row_representative]
         else:
             folding = None
     if c.contention:
@@ -143,7 +178,12 @@ def wire(jobs: Sequence[tuple[Parallel, Placement]], site: Site, conditions: Con
     first_owner = np.cumsum([0] + [r.grid.replicas for r in found])
     return Wiring(
         jobs=tuple(
-            JobWiring(r, int(first_transfer[j]), *_replicas(folding, int(first_owner[j]), r.grid.replicas))
+            JobWiring(
+                _layout(jobs[j][0]),
+                r,
+                int(first_transfer[j]),
+                *_replicas(folding, int(first_owner[j]), r.grid.replicas),
+            )
             for j, r in enumerate(found)
         ),
         lowered=low,
@@ -154,6 +194,7 @@ def wire(jobs: Sequence[tuple[Parallel, Placement]], site: Site, conditions: Con
         alone=alone,
         failing=_failing(c, fabric, low),
         rounds=folding.rounds if folding else 0,
+        queue_weights=weights,
     )
 
 

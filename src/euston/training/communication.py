@@ -1,0 +1,257 @@
+"""What a job's passes exchange beside tensor parallelism: context-parallel and expert-parallel collectives.
+
+Counts and bytes only; who waits for what emerges when the program runs. Inside a scale-up domain a collective
+is priced by the device's measured tables, between domains it is a transfer on the fluid engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import comb
+from typing import TYPE_CHECKING, NamedTuple
+
+from euston.catalog import Accelerator
+from euston.collectives.network_rates import P2P_LATENCY, SCALE_OUT_STEP_LATENCY
+from euston.devices.interconnect import scale_up_collective
+from euston.training.stages import Stages
+
+if TYPE_CHECKING:
+    from euston.training.job import TrainingJob
+
+__all__ = [
+    "ChunkTraffic",
+    "Communication",
+    "Exchange",
+    "Volume",
+    "communication",
+    "distinct_groups",
+]
+
+ELEMENT = 2.0  # bytes; activations cross the wire in 16 bit
+
+# FP8 on the wire: one byte, and an FP32 scale for every 128 elements (DeepSeek-V3, arXiv:2412.19437).
+FP8_ELEMENT = 1.0 + 4.0 / 128.0
+
+Seconds = Callable[[int, int, str, tuple[str, ...]], float]
+"""Of a (stage, chunk): seconds that its operators of a kind take in some phases."""
+
+
+class Volume(NamedTuple):
+    """Bytes that a rank sends in one use of a collective: out of its scale-up domain, and inside it."""
+
+    between: float
+    inside: float
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One kind of collective of a job, averaged over the uses that a pass mixes.
+
+    Attributes
+    ----------
+    bytes : float
+        Bytes each rank sends in one use if nobody passes anything on.
+    rate : float
+        Bytes/s that the measured library reaches inside a scale-up domain.
+    latency : float
+        Seconds of one use inside a scale-up domain.
+    step_latency : float
+        Seconds that a use takes longer where a group spans scale-up domains.
+    each_domain : bool
+        It takes so much longer for every domain but the first.
+    provenance : str
+        Of the rate.
+    two_hops : bool
+        Expert all-to-all: every destination domain gets each token once and passes it on.
+    top_k, experts, node_limit : int
+        Expert all-to-all: experts per token, experts, most domains that a token's experts sit in (0: no
+        limit).
+    """
+
+    bytes: float
+    rate: float
+    latency: float
+    step_latency: float
+    provenance: str
+    two_hops: bool = False
+    top_k: int = 0
+    experts: int = 0
+    node_limit: int = 0
+    each_domain: bool = False
+
+    def latency_over(self, domains: int) -> float:
+        """Seconds of one use by groups that span so many domains."""
+        more = domains - 1 if self.each_domain else int(domains > 1)
+        return self.latency + more * self.step_latency
+
+    def volume(self, ranks: int, domains: int) -> Volume:
+        """Bytes per use of a group of ``ranks`` that spans ``domains`` scale-up domains evenly."""
+        if not self.top_k:
+            return Volume(self.bytes, 0.0)
+        if domains == 1:
+            return Volume(0.0, self.bytes * (ranks - 1) / ranks)
+        local = ranks // domains
+        copies = self.top_k * (domains - 1) / domains
+        if self.two_hops:
+            limit = self.node_limit or domains
+            copies = distinct_groups(self.experts, domains, self.top_k, limit) * (domains - 1) / domains
+        # Of all copies those for the rank where they arrive need no second hop.
+        return Volume(self.bytes * copies / self.top_k, self.bytes * (local - 1) / local)
+
+
+def distinct_groups(experts: int, groups: int, top_k: int, limit: int = 0) -> float:
+    """Expected number of different groups among a token's experts, under uniform routing.
+
+    G (1 - C(E - E/G, k) / C(E, k)); with a limit of M groups the experts are drawn from those of M groups.
+    """
+    among = min(limit or groups, groups)
+    each = experts // groups
+    pool = each * among
+    if pool < top_k:
+        return float(among)
+    return among * (1.0 - comb(pool - each, top_k) / comb(pool, top_k))
+
+
+@dataclass(frozen=True)
+class ChunkTraffic:
+    """What one micro-batch through one chunk exchanges.
+
+    Attributes
+    ----------
+    context_forward, context_backward : float
+        Uses of the context-parallel collective; those of a recomputed forward are in the backward's.
+    expert_forward, expert_backward : float
+        Uses of the all-to-all: dispatch and combine of every layer with experts.
+    attention_forward, attention_backward : float
+        Compute seconds that hide a ring's steps.
+    gemm_forward, gemm_backward : float
+        Compute seconds that hide tensor-parallel collectives that are cut into pieces.
+    """
+
+    context_forward: float = 0.0
+    context_backward: float = 0.0
+    expert_forward: float = 0.0
+    expert_backward: float = 0.0
+    attention_forward: float = 0.0
+    attention_backward: float = 0.0
+    gemm_forward: float = 0.0
+    gemm_backward: float = 0.0
+
+
+@dataclass(frozen=True)
+class Communication:
+    """Context- and expert-parallel collectives of a job.
+
+    Attributes
+    ----------
+    chunks : tuple[stage][chunk] of ChunkTraffic
+    context, expert : Exchange or None
+    """
+
+    chunks: tuple[tuple[ChunkTraffic, ...], ...]
+    context: Exchange | None = None
+    expert: Exchange | None = None
+
+
+def communication(
+    job: TrainingJob, stages: Stages, accelerator: Accelerator, seconds: Seconds
+) -> Communication:
+    """What the job's passes exchange; ``seconds`` prices the compute that hides it."""
+    kinds = job.model.layer_kinds
+    again = 1.0 if job.recompute == "full" else 0.0
+    context = _context(job, accelerator) if job.parallel.context > 1 else None
+    expert = _expert(job, accelerator) if job.parallel.expert > 1 else None
+    forward, backward = _context_uses(job.software.context)
+    rows = []
+    for s in range(stages.pipeline):
+        row = []
+        for c in range(stages.virtual):
+            first = stages.first_layer(s, c)
+            here = kinds[first : first + stages.layers[s][c]]
+            attends = sum(kind.attends for kind in here)
+            experts = sum(kind.ffn == "moe" for kind in here)
+            found = ChunkTraffic()
+            if context is not None:
+                found = replace(
+                    found,
+                    context_forward=attends * forward,
+                    context_backward=attends * (backward + again * forward),
+                )
+                if job.software.context == "ring":
+                    found = replace(
+                        found,
+                        attention_forward=seconds(s, c, "attention", ("forward",)),
+                        attention_backward=seconds(s, c, "attention", ("backward", "recompute")),
+                    )
+            if expert is not None:
+                found = replace(
+                    found,
+                    expert_forward=2.0 * experts,
+                    expert_backward=2.0 * experts * (1.0 + again),
+                )
+            if job.parallel.tensor > 1 and job.software.tensor_overlap:
+                found = replace(
+                    found,
+                    gemm_forward=seconds(s, c, "gemm", ("forward",)),
+                    gemm_backward=seconds(s, c, "gemm", ("backward", "recompute")),
+                )
+            row.append(found)
+        rows.append(tuple(row))
+    return Communication(tuple(rows), context, expert)
+
+
+def _context_uses(algorithm: str) -> tuple[float, float]:
+    """Uses per attention layer: (forward, backward).
+
+    A ring's backward passes keys and values round again and their gradients with them; gathered keys and
+    values are kept, and their gradients scattered; four all-to-alls turn q, k, v and the output (Ulysses,
+    arXiv:2309.14509).
+    """
+    return {"ring": (1.0, 2.0), "all_gather": (1.0, 1.0), "ulysses": (4.0, 4.0)}[algorithm]
+
+
+def _context(job: TrainingJob, accelerator: Accelerator) -> Exchange:
+    model, p = job.model, job.parallel
+    c, t = p.context, p.tensor
+    if model.mla is not None:
+        mla = model.mla
+        queries = outputs = model.heads * float(mla.nope_dim + mla.rope_dim)
+        keys, values = queries, model.heads * float(mla.value_dim)
+        outputs = values
+    else:
+        queries = outputs = model.heads * float(model.head_dim)
+        keys = values = max(model.kv_heads, t) * float(model.head_dim)
+    both = ELEMENT * job.tokens * (keys + values) / t
+    if job.software.context == "ulysses":
+        each = ELEMENT * job.tokens * (queries + keys + values + outputs) / t / 4.0
+        cost = scale_up_collective(accelerator, "all_to_all", c, each)
+        return Exchange(
+            each * (c - 1) / c, cost.wire_rate, cost.latency, SCALE_OUT_STEP_LATENCY, cost.provenance
+        )
+    if job.software.context == "all_gather":
+        cost = scale_up_collective(accelerator, "all_gather", c, c * both)
+        return Exchange(
+            (c - 1) * both, cost.wire_rate, cost.latency, SCALE_OUT_STEP_LATENCY, cost.provenance,
+            each_domain=True,
+        )  # fmt: skip
+    cost = scale_up_collective(accelerator, "send", 2, both)
+    return Exchange(
+        (c - 1) * both, cost.wire_rate, (c - 1) * cost.latency,
+        (c - 1) * max(0.0, P2P_LATENCY - cost.latency), cost.provenance,
+    )  # fmt: skip
+
+
+def _expert(job: TrainingJob, accelerator: Accelerator) -> Exchange:
+    """Dispatch and combine of one layer, averaged: every rank sends its tokens to the experts they visit."""
+    model, p, moe = job.model, job.parallel, job.model.moe
+    assert moe is not None
+    tokens = job.tokens / (p.tensor if p.sequence else 1)
+    dispatch = FP8_ELEMENT if job.software.expert_dispatch == "fp8" else ELEMENT
+    size = tokens * moe.top_k * model.hidden * (dispatch + ELEMENT) / 2.0
+    cost = scale_up_collective(accelerator, "all_to_all", p.expert, size)
+    return Exchange(
+        size, cost.wire_rate, cost.latency, SCALE_OUT_STEP_LATENCY, cost.provenance,
+        two_hops=job.software.expert_all_to_all == "two_hops", top_k=moe.top_k, experts=moe.experts,
+        node_limit=job.software.expert_node_limit,
+    )  # fmt: skip
