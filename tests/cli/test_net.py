@@ -115,7 +115,7 @@ def test_export_and_import_again(name: str, tmp_path: Path) -> None:
 def test_export_for_simgrid(tmp_path: Path) -> None:
     assert run("export", scenario(tmp_path), tmp_path / "grid").exit_code == 0
     names = sorted(path.name for path in (tmp_path / "grid").iterdir())
-    assert names == ["deployment.xml", "flows.csv", "platform.xml"]
+    assert names == ["deployment.xml", "flows.csv", "platform.xml", "run.py", "settings.txt"]
     assert "link_ctn" in (tmp_path / "grid" / "platform.xml").read_text()
 
 

@@ -1,11 +1,15 @@
 """Export to SimGrid.
 
-Oracle: Python's XML parser reads back links, routes and actors, compared with the fabric's paths. (SimGrid
-3.32 itself, on such an export under `SETTINGS`, gave the ends of a plain progressive filling to 2e-15.)
+Oracles: Python's XML parser reads back links, routes and actors, compared with the fabric's paths; and
+SimGrid itself (Debian's python3-simgrid, where there is one) runs the export and must end flows when we do.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,9 +17,11 @@ import numpy as np
 import pytest
 
 from euston.errors import ConfigError
-from euston.fabrics import fat_tree
+from euston.fabrics import fat_tree, leaf_spine
 from euston.network import Flows
+from euston.network.balancing.ecmp import Ecmp
 from euston.traffic import read_flows, write_simgrid
+from euston.traffic.fluid import FluidSettings, run_fluid
 from euston.traffic.simgrid import SETTINGS, platform
 
 
@@ -70,3 +76,39 @@ def test_two_paths_of_one_pair_cannot_be_said() -> None:
         platform(flows, fabric, paths=np.zeros((1, 4), np.int32))
     with pytest.raises(ConfigError, match="endpoint 16"):
         platform(Flows.of([0], [16], [10]), fabric)
+
+
+PYTHON = os.environ.get("SIMGRID_PYTHON", "/usr/bin/python3")
+
+
+@cache
+def has_simgrid() -> bool:
+    try:
+        return not subprocess.run([PYTHON, "-c", "import simgrid"], capture_output=True).returncode
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("dependent", [False, True])
+def test_simgrid_ends_every_flow_when_we_do(tmp_path: Path, dependent: bool) -> None:
+    if not has_simgrid():
+        pytest.skip(f"{PYTHON} has no simgrid (Debian: python3-simgrid; SIMGRID_PYTHON names another Python)")
+    rng = np.random.default_rng(5)
+    fabric, policy = leaf_spine(32, 1, nic="100 Gb/s", hosts_per_leaf=8, spines=4), Ecmp()
+    src = np.tile(np.arange(32, dtype=np.int32), 4)
+    dst = ((src + rng.integers(1, 32, src.size)) % 32).astype(np.int32)
+    after = [[] if f < 32 or not dependent else [int(rng.integers(0, f))] for f in range(src.size)]
+    start = rng.uniform(0, 1e-4, src.size) if dependent else 0.0
+    delay = rng.uniform(0, 1e-5, src.size) if dependent else 0.0
+    flows = Flows.of(
+        src, dst, rng.integers(10_000, 3_000_001, src.size), start=start, after=after, delay=delay
+    )
+    settings = FluidSettings(mtu=1, header=0)  # nothing is stored and forwarded
+    ours = run_fluid(flows, fabric, policy, settings=settings)
+    paths = fabric.route(src, dst, policy.choices(fabric, src, dst, np.zeros(src.size, np.int32)))
+    write_simgrid(flows, fabric, tmp_path, paths=paths)
+    done = subprocess.run([PYTHON, "run.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    theirs = np.array(json.loads(done.stdout.splitlines()[-1])["ends"])
+    ends = ours.end - fabric.path_latency(paths)
+    assert np.abs(theirs / ends - 1).max() < 1e-3
+    assert np.unique(ends).size > 32

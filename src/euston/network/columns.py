@@ -145,12 +145,13 @@ class Columns:
     ) -> Columns:
         """Columns from (column, row, coefficient) triples in any order; repeated pairs are summed."""
         key = column.astype(np.int64) * rows + row
-        order = np.argsort(key, kind="stable")
-        key = key[order]
+        if not (key[1:] > key[:-1]).all():
+            order = np.argsort(key, kind="stable")
+            key, coefficient = key[order], coefficient[order]
         first = np.ones(key.size, bool)
         first[1:] = key[1:] != key[:-1]
         starts = np.flatnonzero(first)
-        total = np.add.reduceat(coefficient[order], starts) if key.size else np.zeros(0)
+        total = np.add.reduceat(coefficient, starts) if key.size else np.zeros(0)
         key = key[starts]
         ptr = np.searchsorted(key, np.arange(columns + 1, dtype=np.int64) * rows)
         return cls(ptr.astype(np.int64), (key % rows).astype(np.int32), total.astype(np.float64), rows)

@@ -15,6 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from euston.errors import SimulationError
+from euston.network._grouping import group
 from euston.network.columns import Columns
 
 __all__ = ["Folding", "fold", "fold_if"]
@@ -94,15 +95,6 @@ class Folding:
         return out
 
 
-def _classes(colour: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
-    """(first member, class of each, count), classes numbered by first appearance."""
-    _, first, inverse, count = np.unique(colour, return_index=True, return_inverse=True, return_counts=True)
-    order = np.argsort(first, kind="stable")
-    rank = np.empty(order.size, np.int64)
-    rank[order] = np.arange(order.size)
-    return first[order], rank[inverse.ravel()].astype(np.int32), count[order]
-
-
 def fold(
     columns: Columns,
     *,
@@ -155,12 +147,10 @@ def fold_if(
     own = np.full(len(columns), -1, np.int32) if owner is None else np.asarray(owner, np.int32)
     n_owners = int(own.max(initial=-1)) + 1
     labels = np.zeros(n_owners, np.int64) if owner_label is None else np.asarray(owner_label, np.int64)
-    row_colour = (
-        np.unique(np.asarray(row_label, np.float64), return_inverse=True)[1].ravel().astype(np.uint64)
-    )
+    row_colour = group(np.asarray(row_label, np.float64))[1].astype(np.uint64)
     column_colour = np.asarray(column_label, np.int64).astype(np.uint64)
     owner_colour = labels.astype(np.uint64)
-    key = np.unique(columns.coefficient, return_inverse=True)[1].ravel().astype(np.uint64)
+    key = group(columns.coefficient)[1].astype(np.uint64)
     key = (key + np.uint64(1)) * np.uint64(0xD6E8FEB86659FD93)
     used = np.zeros(columns.rows, bool)
     used[columns.row] = True
@@ -175,10 +165,10 @@ def fold_if(
         if now == before:
             break
         before = now
-    _, column_class, _ = _classes(column_colour)
-    owner_first, owner_class, owner_count = _classes(owner_colour)
+    _, column_class, _ = group(column_colour)
+    owner_first, owner_class, owner_count = group(owner_colour)
     row_class = np.full(columns.rows, -1, np.int32)
-    row_first, row_class[used], _ = _classes(row_colour[used])
+    row_first, row_class[used], _ = group(row_colour[used])
     row_first = np.flatnonzero(used)[row_first]
     n_classes = int(column_class.max(initial=-1)) + 1
     _verify(columns, column_class, row_class, n_classes, row_first.size)

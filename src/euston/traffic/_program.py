@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from euston.clock import Kind, Program
 from euston.network import Flows
+from euston.network._grouping import combine
 from euston.network.folding import Folding, fold_if
 from euston.traffic._states import System
 
@@ -16,22 +17,13 @@ __all__ = ["flow_classes", "flow_program"]
 _WORTH = 0.5
 
 
-def _labels(*columns: NDArray[np.generic]) -> NDArray[np.int64]:
-    """A number per distinct combination, int64[F]."""
-    out = np.zeros(columns[0].size, np.int64)
-    for column in columns:
-        key = np.unique(column, return_inverse=True)[1].ravel()
-        out = np.unique(out * (int(key.max(initial=0)) + 1) + key, return_inverse=True)[1].ravel()
-    return out
-
-
 def flow_classes(flows: Flows, latency: NDArray[np.float64], system: System) -> Folding | None:
     """Flows that start, share and end alike: colour refinement over links and over dependencies.
 
     None when that gains nothing. A flow's colour takes in the classes of the flows that it waits for, so that
     equal flows wait for equal ones; refined until nothing splits any more.
     """
-    label = _labels(
+    label = combine(
         flows.bytes, flows.start, flows.delay, flows.weight, flows.rate_cap, latency,
         flows.queue, flows.priority,
         *(state.reachable for state in system.states),
@@ -49,7 +41,7 @@ def flow_classes(flows: Flows, latency: NDArray[np.float64], system: System) -> 
         word = rng.integers(0, 2**62, classes, dtype=np.int64).astype(np.uint64)[found.column_class]
         behind = np.zeros(len(flows), np.uint64)
         np.add.at(behind, owner, word[flows.after])
-        label = _labels(found.column_class, behind)
+        label = combine(found.column_class, behind)
         if int(label.max(initial=0)) + 1 == classes:
             return found
 

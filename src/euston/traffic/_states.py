@@ -16,6 +16,7 @@ from euston.clock import CapacityEvent, Choices, Event, RouteEvent
 from euston.errors import RouteError
 from euston.fabrics import Fabric
 from euston.network import Columns, Flows, Lowered, Transfers, lower
+from euston.network._grouping import combine, group
 from euston.network.allocation import QueuePlan
 from euston.network.balancing import Balancing, delivered
 from euston.network.faults import LinkFault, capacity_at, change_times, changing_bundles
@@ -124,7 +125,7 @@ def _only(transfers: Transfers, keep: NDArray[np.bool_]) -> Transfers:
 def _pairs(transfers: Transfers) -> NDArray[np.int32]:
     """A number per pair of endpoints, int32[F]."""
     key = transfers.src.astype(np.int64) << 32 | transfers.dst
-    return np.unique(key, return_inverse=True)[1].ravel().astype(np.int32)
+    return group(key)[1]
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ class System:
         self, of: NDArray[np.int64], quotient: Columns, row_representative: NDArray[np.int64]
     ) -> System:
         """The system of classes: ``of`` int64[F], ``quotient`` the folded union of the columns."""
-        first = np.unique(of, return_index=True)[1]
+        first = group(of)[0]
         classes, states = first.size, len(self.states)
         state = self.row_state[row_representative]
         column = np.repeat(np.arange(classes), np.diff(quotient.ptr))
@@ -245,7 +246,7 @@ def stack(
     history = np.stack([fabric.row_capacity(capacity_at(fabric, faults, t) * share, split) for t in times])
     weights = plan.on_rows(fabric)
     alike = history if len(weights) == 1 else np.concatenate((history, weights.T))
-    label = np.unique(alike, axis=1, return_inverse=True)[1].ravel().astype(np.float64)
+    label = combine(*alike).astype(np.float64)
     parts = [state.lowered.binding for state in states]
     lengths = np.concatenate([np.diff(p.ptr) for p in parts])
     columns = Columns(

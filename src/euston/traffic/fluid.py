@@ -18,6 +18,7 @@ from euston.clock import Executor, QueueTable, TransferTable
 from euston.errors import ConfigError, SimulationError
 from euston.fabrics import Fabric
 from euston.network import FlowResult, Flows
+from euston.network._grouping import group
 from euston.network._stuck import never_end
 from euston.network.allocation import AllocationPolicy, assign_flows
 from euston.network.allocation.max_min import MaxMin
@@ -140,7 +141,7 @@ def run_fluid(
         if found is not None:
             of = found.column_class.astype(np.int64)
             system = system.folded(of, found.columns, found.row_representative)
-    number = np.unique(of, return_index=True)[1]
+    number = group(of)[0]
     program, sends = flow_program(flows, of, number, tell=policy.dynamic)
     low = states[0].lowered
     table = TransferTable(

@@ -1,4 +1,4 @@
-"""The same flows for SimGrid: platform and deployment as XML and the flow list as CSV, to check results.
+"""The same flows for SimGrid: platform, deployment, flow list and a program that runs them, to check results.
 
 SimGrid shares links by max-min too, but its network model multiplies bandwidths and latencies with factors,
 lets a flow load its way back, and weights every flow by the inverse of its latency. `SETTINGS` turns the
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from euston.errors import ConfigError
 from euston.fabrics import Fabric, Network
 from euston.network.flows import Flows
+from euston.traffic import _simgrid_run
 from euston.traffic._files import writing
 from euston.traffic.io import write_flows
 
@@ -139,11 +140,17 @@ def write_simgrid(
     paths: NDArray[np.int32] | None = None,
     latencies: bool = False,
 ) -> Path:
-    """Write ``platform.xml``, ``deployment.xml`` and ``flows.csv`` into ``directory``; see `platform`."""
+    """Write ``platform.xml``, ``deployment.xml``, ``settings.txt``, ``run.py`` and ``flows.csv``.
+
+    They go into ``directory``, which is returned; ``python3 run.py`` there, with SimGrid's Python package,
+    prints the completion times. See `platform` for the arguments.
+    """
     links = _paths(flows, fabric, choice, network, paths)
     texts = {
         "platform.xml": platform(flows, fabric, paths=links, latencies=latencies),
         "deployment.xml": deployment(flows, fabric.path_latency(links)),
+        "settings.txt": "\n".join(SETTINGS) + "\n",
+        "run.py": Path(_simgrid_run.__file__).read_text(encoding="utf-8"),
     }
     target = Path(directory)
     for name, text in texts.items():

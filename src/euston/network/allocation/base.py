@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from euston.errors import ConfigError
 from euston.fabrics import Fabric
+from euston.network._grouping import combine, group
 from euston.network.flows import Flows
 
 __all__ = [
@@ -320,9 +321,9 @@ def assign(
         When the policy puts a transfer into a queue that its plan does not have.
     """
     given = np.broadcast_arrays(*(np.atleast_1d(a) for a in (job, kind, queue, priority)))
-    alike, which = np.unique(np.stack(given).astype(np.int64), axis=1, return_inverse=True)
+    first, which, _ = group(combine(*given))
     places = []
-    for j, k, q, p in alike.T.tolist():
+    for j, k, q, p in np.stack(given)[:, first].T.tolist():
         place = allocator.place(TransferInfo(job=jobs[j], kind=kinds[k], queue=q, priority=p))
         if not (0 <= place.queue < allocator.plan.queues and 0 <= place.priority < MAX_QUEUES):
             raise ConfigError(
@@ -330,7 +331,7 @@ def assign(
                 f"{place.priority}; the policy has queues 0 to {allocator.plan.queues - 1}"
             )
         places.append(place)
-    table = np.array(places, np.float64).reshape(-1, 3)[which.ravel()]
+    table = np.array(places, np.float64).reshape(-1, 3)[which]
     return Assignment(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2].copy())
 
 
