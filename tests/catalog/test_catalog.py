@@ -28,7 +28,15 @@ def test_the_packaged_catalogue_is_sound() -> None:
 
 
 def test_every_kind_has_entries_and_every_number_a_source() -> None:
-    assert catalog.kinds() == ["accelerators", "models", "fabrics", "software", "prices", "power"]
+    assert catalog.kinds() == [
+        "accelerators",
+        "models",
+        "fabrics",
+        "software",
+        "prices",
+        "power",
+        "reliability",
+    ]
     for kind in catalog.kinds():
         assert catalog.names(kind)
         for item in catalog.entries(kind):

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from euston import __version__
-from euston.cli import _catalog, _doctor, _files, _net, _reproduce, _simulate, _transport
+from euston.cli import _campaign, _catalog, _doctor, _files, _net, _photon, _reproduce, _simulate, _transport
 from euston.cli._out import clean, say
 from euston.errors import EustonError
 
@@ -52,12 +52,14 @@ app = typer.Typer(
 )
 app.command("simulate")(_simulate.simulate)
 app.command("compare")(_simulate.compare)
+app.command("campaign")(_campaign.campaign)
 app.command("validate")(_files.validate)
 app.command("schema")(_files.schema)
 app.add_typer(_net.app, name="net")
 app.add_typer(_transport.app, name="transport")
 app.add_typer(_catalog.app, name="catalog")
 app.command("doctor")(_doctor.doctor)
+app.add_typer(_photon.app, name="photon")
 app.command("reproduce")(_reproduce.reproduce)
 
 

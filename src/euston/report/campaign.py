@@ -57,7 +57,7 @@ def sections(result: Result) -> list[Section]:
             Section(
                 "curve",
                 "Tokens kept",
-                "Beside the line of a cluster on which nothing fails. Failures take back what no checkpoint holds.",
+                "Beside a cluster on which nothing fails; failures take back what no checkpoint holds.",
                 _curve(result),
             )
         )
@@ -80,7 +80,9 @@ def _weeks(timeline: pl.DataFrame, events: pl.DataFrame | None, lane: float) -> 
             if stop <= begin:  # rounding at a lane's edge
                 number += 1
                 stop = min(end, (number + 1) * lane)
-            shown = max(stop - begin, FAINT * lane) if kind not in ("productive", "degraded") else stop - begin
+            shown = (
+                max(stop - begin, FAINT * lane) if kind not in ("productive", "degraded") else stop - begin
+            )
             pieces.setdefault(kind, []).append((number, begin - number * lane, shown, end - start))
             begin = stop
     palette = colours(pieces)
@@ -100,7 +102,7 @@ def _weeks(timeline: pl.DataFrame, events: pl.DataFrame | None, lane: float) -> 
                 "x": [p[2] / 3600 for p in found],
                 "marker": {"color": palette[kind], "line": {"width": 0}},
                 "hovertext": [format_seconds(p[3], 3) for p in found],
-                "hovertemplate": f"{label(kind)}<br>%{{y}}, from hour %{{base:.2f}}, %{{hovertext}}<extra></extra>",
+                "hovertemplate": label(kind) + "<br>%{y}, from hour %{base:.2f}, %{hovertext}<extra></extra>",
             }
         )
     if events is not None and events.height:
@@ -137,10 +139,14 @@ def _marks(events: pl.DataFrame, names: Sequence[str], lane: float) -> dict[str,
         "name": "Trouble that does not stop the job",
         "y": [names[min(len(names) - 1, int(t // lane))] for t in time],
         "x": [(t % lane) / 3600 for t in time],
-        "marker": {"symbol": "diamond", "size": 8, "color": "#1d1d1d", "line": {"color": "#ffffff", "width": 1}},
+        "marker": {
+            "symbol": "diamond",
+            "size": 8,
+            "color": "#1d1d1d",
+            "line": {"color": "#ffffff", "width": 1},
+        },
         "hovertext": [
-            f"{component}: {action}"
-            for component, action in quiet.select("component", "action").iter_rows()
+            f"{component}: {action}" for component, action in quiet.select("component", "action").iter_rows()
         ],
         "hovertemplate": "%{hovertext}<extra></extra>",
     }

@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 
 from euston.errors import MissingExtra
 from euston.report import _sections as sections
-from euston.report import campaign, figures, network
+from euston.report import campaign, federated, figures, network
 from euston.report._words import CERTAINTY, cell, colours, column_unit, percent
 from euston.report.timeline import timeline
 from euston.result import Result
@@ -95,6 +95,8 @@ def render(result: Result) -> bytes:
     studied = network.sections(result) if result.kind in network.KINDS else []
     if result.kind == campaign.KIND:
         studied = campaign.sections(result)
+    if result.kind == federated.KIND:
+        studied = federated.sections(result)
     charts |= {section.name: section.figure for section in studied}
     if "breakdown" in rows:
         charts["breakdown"] = figures.waterfall(rows["breakdown"], result.scalars.get("step_time"))

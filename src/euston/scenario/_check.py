@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from euston import catalog
 from euston.errors import BadInput, ConfigError, at, unknown
+from euston.scenario import campaign
 from euston.scenario.model import JobSection, Scenario
 from euston.scenario.sites import SiteSection
 
@@ -104,6 +105,8 @@ def _policies(scenario: Scenario) -> Iterator[str]:
     wrong = _first(lambda: scenario.policies.allocation.check(names))
     if wrong:
         yield wrong
+    if scenario.campaign is not None:
+        yield from campaign.problems(scenario.campaign, scenario)
 
 
 def check(scenario: Scenario) -> None:

@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, PrivateAttr, Tag, model_validator
 from euston.scenario._base import Duration, Flag, Number, PositiveDuration, Section, Text, Whole, refuse
 from euston.scenario._yaml import Document
 from euston.scenario.allocation import AllocationSection
+from euston.scenario.campaign import CampaignSection
 from euston.scenario.engines import FluidSection, PacketSection
 from euston.scenario.jobs import JOB_KINDS, TrainingSection
 from euston.scenario.policies import BalancingSection, TransportSection
@@ -116,6 +117,9 @@ class Scenario(Section):
     policies: PoliciesSection = Field(default_factory=PoliciesSection)
     faults: tuple[FaultSection, ...] = ()
     run: RunSection = Field(default_factory=RunSection)
+    campaign: CampaignSection | None = Field(
+        default=None, description="Days and weeks of a training job on parts that fail; `euston campaign`."
+    )
 
     _source: str = PrivateAttr("")
     _document: Document | None = PrivateAttr(None)

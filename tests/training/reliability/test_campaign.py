@@ -91,7 +91,8 @@ def test_closed_form_progress_is_step_by_step(
         assert fast.checkpoint_seconds == pytest.approx(slow.stalled, abs=1e-6)
         if crash:
             to = fast.safe(now)
-            assert to == slow.safe or abs(fast.pending) < 1e-6  # a failure in the very moment it is taken
+            if to != slow.safe:  # a failure in the very moment it is taken, to rounding
+                assert min(fast.pending, slow.pending, stall - fast.pending) < 1e-6
             lost = fast.rollback(to)
             assert lost.steps == pytest.approx(slow.base + slow.part - to, abs=1e-6)
             slow.base, slow.part, slow.pending, slow.safe = to, 0.0, 0.0, to
@@ -129,7 +130,9 @@ def test_ettr_is_a_share_and_time_is_conserved(
     o = run_campaign(
         campaign(
             Mode("host", Exponential(8 * mttf), repair=3600.0),
-            Mode("straggler", Exponential(8 * 5e4), effect_of("straggler", False), factor=0.7, duration=900.0),
+            Mode(
+                "straggler", Exponential(8 * 5e4), effect_of("straggler", False), factor=0.7, duration=900.0
+            ),
             Mode("flap", Exponential(64 * 2e4), effect_of("flap", False), duration=7.0),
             Mode("silent", Exponential(64 * 4e4), effect_of("silent", False), noticed=4000.0),
             checkpoint=Checkpoint("sync", interval, stall=stall, load=20.0),
@@ -243,7 +246,9 @@ def test_a_switch_takes_all_its_hosts_along() -> None:
 
 
 def test_a_straggler_slows_all_and_is_over_after_its_time() -> None:
-    mode = Mode("straggler", Exponential(8 * 40_000.0), effect_of("straggler", False), factor=0.5, duration=2000.0)
+    mode = Mode(
+        "straggler", Exponential(8 * 40_000.0), effect_of("straggler", False), factor=0.5, duration=2000.0
+    )
     o = run_campaign(campaign(mode, duration=10 * DAY))
     slow = {round(s, 6): spent for _, faults, s, spent in o.states if faults}
     assert set(slow) == {18.0}  # 10 s x (0.8 / 0.5 + 0.2): what waits for the network is no slower
