@@ -3,7 +3,7 @@
     python benchmarks/bench_transport.py [--quick]
 
 Four processes, jumbo frames. Without loss, 16 and 64 MB: median bus bandwidth, 2(n-1)/n times the bytes over
-the time of the slowest rank. With 1 % loss by the same socket filter on each receiving socket: median and 99th
+the time of the slowest rank. With 1 % loss by the same socket filter on every receiver: median and 99th
 percentile of ours and of the TCP ring. One JSON line per case in the form of the others; `baseline_cpu_s` is
 missing, because wall times of several processes are compared (in ``work``).
 """

@@ -137,7 +137,7 @@ def test_listed_endpoints_unknown_group_and_repr() -> None:
 
 
 def test_whole_experts_fill_the_tensor_dimension_first():
-    """tp 2, dp 4, ep 4, etp 1: an expert group is two neighbouring tensor groups, its replicas stand 4 apart."""
+    """tp 2, dp 4, ep 4, etp 1: an expert group is two neighbouring tensor groups; replicas are 4 apart."""
     placement = Placement(Parallel(tensor=2, data=4, expert=4, expert_tensor=1), 8)
     assert placement.rank_groups("expert").tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert placement.rank_groups("expert_data").tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]

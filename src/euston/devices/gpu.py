@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 #: Time from one kernel launch to the next when a framework launches eagerly (5-8 us; about 1 us with CUDA
 #: graphs).
 EAGER_LAUNCH = 6e-6
+Experts = Literal["library", "fused"]
 KINDS = ("gemm", "grouped_gemm", "attention", "scan", "memory")
 ATTENTION = (
     "attention", "attention_fa1", "attention_fa2", "attention_fa3", "attention_unfused", "attention_decode",
@@ -53,6 +54,10 @@ class GPU:
         override it.
     sustained
         Which end of the published range of sustained rates caps a GEMM.
+    experts
+        ``"library"``: a GEMM of the dense library for every expert, as training frameworks run them
+        (Transformer Engine's GroupedLinear gives cuBLAS one product per expert, on several streams);
+        ``"fused"``: the one kernel of serving engines, which the measured tables of experts are of.
 
     Attributes
     ----------
@@ -69,12 +74,14 @@ class GPU:
         launch_floor: float = EAGER_LAUNCH,
         attention_kernel: Generation = "best",
         sustained: Band = "value",
+        experts: Experts = "fused",
     ) -> None:
         for name, value, allowed in (
             ("gemm_source", gemm_source, ("table", "table+cap", "profile")),
             ("elementwise", elementwise, ("profile", "upper")),
             ("attention_kernel", attention_kernel, ("best", "fa1", "fa2", "fa3")),
             ("sustained", sustained, ("value", "low", "high")),
+            ("experts", experts, ("library", "fused")),
         ):
             if value not in allowed:
                 raise ConfigError(f"`{name}`: {unknown('choice', str(value), allowed)}")
@@ -83,7 +90,7 @@ class GPU:
                 f"`launch_floor`: {launch_floor} s is not a time; eager launches take 5e-6 to 8e-6 s"
             )
         self.accelerator = accelerator
-        self.launch_floor, self.attention_kernel = launch_floor, attention_kernel
+        self.launch_floor, self.attention_kernel, self.experts = launch_floor, attention_kernel, experts
         self.power = Power(accelerator, sustained)
         self.kernels = Kernels(accelerator, gemm_source, elementwise, self.power)
         self._prices: dict[Operator, Price] = {}
@@ -187,10 +194,33 @@ class GPU:
         if one.kind == "gemm":
             return kernels.gemm(shape[0], shape[1], shape[2], one.dtype)
         if one.kind == "grouped_gemm":
-            return kernels.grouped_gemm(shape[0], shape[1], shape[2], shape[3], shape[4], one.dtype)
+            if self.experts == "fused":
+                return kernels.grouped_gemm(shape[0], shape[1], shape[2], shape[3], shape[4], one.dtype)
+            return self._expert_by_expert(one, shape)
         if one.kind == "attention":
             return self._attention(one, shape)
         raise ConfigError(unknown("operator kind", one.kind, KINDS))
+
+    def _expert_by_expert(
+        self, one: Operator, shape: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+    ) -> Priced:
+        """The fullest expert's product and as many of the others' mean, back to back."""
+        rows, n, k, experts, busiest = shape
+        rest = np.where(experts > 1, (rows - busiest) / np.maximum(experts - 1, 1), 0.0)
+        to_weights = one.name.endswith("_wgrad")
+        seconds, sure = np.full(rows.size, DEVICE_LAUNCH), np.zeros(rows.size, np.int8)
+        for count, m in ((np.ones(rows.size), busiest), (experts - 1, rest)):
+            there = (m > 0) & (count > 0)
+            if not there.any():
+                continue
+            tokens = np.maximum(m[there], 1.0)
+            if to_weights:  # the tokens are the inner side
+                found, how = self.kernels.gemm(n[there], k[there], tokens, one.dtype)
+            else:
+                found, how = self.kernels.gemm(tokens, n[there], k[there], one.dtype)
+            seconds[there] += count[there] * np.maximum(found - DEVICE_LAUNCH, 0.0)
+            sure[there] = np.maximum(sure[there], how)
+        return seconds, sure
 
     def _attention(self, one: Operator, shape: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Priced:
         kernels, backward = self.kernels, one.phase == "backward"

@@ -23,7 +23,7 @@ from euston.errors import ConfigError, unknown
 if TYPE_CHECKING:
     from euston.catalog import Accelerator
 
-__all__ = ["Generation", "Kernels", "Priced"]
+__all__ = ["GemmSource", "Generation", "Kernels", "Priced"]
 
 GemmSource = Literal["table", "table+cap", "profile"]
 Generation = Literal["best", "fa1", "fa2", "fa3"]
@@ -389,7 +389,7 @@ class Kernels:
 
     @property
     def _names(self) -> dict[tuple[str, str], str]:
-        return self.__dict__.setdefault("_table_names", {})  # type: ignore[no-any-return]
+        return self.__dict__.setdefault("_table_names", {})
 
     def _defaults(self, kind: str, dtype: str) -> dict[str, Any]:
         constants = dict(DEFAULTS[kind])

@@ -144,14 +144,14 @@ def _expert(r: Routes, exchange: Exchange, flow, kind) -> _Kind:  # type: ignore
     inside = r.lanes.get("expert_inside")
     if inside is None and spans < ranks:  # groups that lie unevenly on domains: everybody with everybody
         size = exchange.bytes * (ranks - 1) / ranks * lane.share[0]
-        return kind([flow("expert", size)], latency, "scale_up")  # type: ignore[no-any-return]
+        return kind([flow("expert", size)], latency, "scale_up")
     volume = exchange.volume(ranks, spans)
     flows = []
     if "expert" in r.lanes:
         flows.append(flow("expert", volume.between * lane.share[0]))
     if inside is not None:
         flows.append(flow("expert_inside", volume.inside * inside.share[0], exchange.rate * inside.share[0]))
-    return kind(flows, latency, "scale_up")  # type: ignore[no-any-return]
+    return kind(flows, latency, "scale_up")
 
 
 def _between_domains(job: TrainingJob, domains: int) -> float:

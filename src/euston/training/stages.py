@@ -67,9 +67,7 @@ class Stages:
 
     def doubled(self) -> Stages:
         """The same placement with every stage held a second time, by the stage opposite."""
-        both = tuple(
-            (*mine, *other) for mine, other in zip(self.layers, reversed(self.layers), strict=True)
-        )
+        both = tuple((*mine, *other) for mine, other in zip(self.layers, reversed(self.layers), strict=True))
         return Stages(both, self.slots, self.explicit, both_ways=True)
 
     def layers_of(self, stage: int, chunk: int = 0) -> int:
