@@ -21,10 +21,11 @@ DATA = Path(__file__).parent / "data"
 AIC = "source: ai-dynamo/aiconfigurator@095f58a5 (Apache-2.0), collectors of"
 RTX = "source: casys-kaist/LLMServingSim@5daddb2 (MIT), profiler/perf, RTX PRO 6000 and RTX 4090, vLLM 0.19.0"
 VIDUR = "source: microsoft/vidur@7d47513 (MIT) data/profiling, medians"
-# One matmul of a published profile: 262144 x 8192 x 32768 over 8 cores of 22.5 TFLOP/s.
+# One matmul of a published profile: 262144 x 8192 x 32768 over 8 cores of 22.5 TFLOP/s
 TPU_MATMUL = {
     "family": "tpu", "dtype": "bf16", "achieved": 2 * 262144 * 8192 * 32768 / 0.096 / 4,
-    "peak": 2 * 262144 * 8192 * 32768 / 0.0956 / 4, "shape": "262144x8192x32768 on 8 cores", "software": "jax",
+    "peak": 2 * 262144 * 8192 * 32768 / 0.0956 / 4, "shape": "262144x8192x32768 on 8 cores",
+    "software": "jax",
 }  # fmt: skip
 MAMF_FAMILIES = {
     "Intel Gaudi 2": "gaudi2", "Intel Gaudi 3": "gaudi3", "NVIDIA A100 SXM": "a100sxm",
