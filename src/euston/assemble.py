@@ -19,7 +19,16 @@ from euston.scenario.sites import SiteSection
 from euston.training import Conditions, HostFault, LinkFault, TrainingJob
 from euston.training.skew import SPEED_SPREAD
 
-__all__ = ["conditions", "device", "fabric", "link_faults", "link_index", "site", "site_fabric"]
+__all__ = [
+    "conditions",
+    "device",
+    "fabric",
+    "link_faults",
+    "link_index",
+    "other_accelerators",
+    "site",
+    "site_fabric",
+]
 
 #: Time from one kernel to the next when a recorded graph is replayed (NVIDIA, Constant time launch for
 #: straight-line CUDA graphs, 2024: about 1 us).
@@ -76,6 +85,15 @@ def site(s: Scenario, section: SiteSection, where: str = "sites[0]") -> Site:
     )
 
 
+def other_accelerators(section: SiteSection) -> dict[int, Accelerator]:
+    """Host -> accelerator, for the hosts of a site that have another one than the site's."""
+    return {
+        host: catalog.accelerator(other.accelerator)
+        for other in section.others
+        for host in range(other.first_host, other.first_host + other.hosts)
+    }
+
+
 def device(accelerator: Accelerator, job: TrainingJob, *, gemm_source: str = "table+cap") -> GPU:
     """The pricer of a site's accelerator with the job's kernels; `gemm_source` as `GPU` takes it."""
     generation = {"unfused": "best", "cudnn": "fa3"}.get(
@@ -128,7 +146,8 @@ def conditions(s: Scenario, here: Site) -> Conditions:
                     )
                 )
             hosts.append(HostFault(fault.host, fault.speed, fault.at, until))
-    spread = s.site(here.name).speed_spread
+    given = s.site(here.name).speed_spread
+    spread = SPEED_SPREAD if given is None else given
     return Conditions(
         balancing,
         link_faults(s, here.name, here.fabric),
@@ -136,5 +155,7 @@ def conditions(s: Scenario, here: Site) -> Conditions:
         folding=s.run.folding,
         contention=s.run.network == "fluid",
         allocation=s.policies.allocation.make() if s.policies.allocation.kind != "max_min" else None,
-        speed_spread=SPEED_SPREAD if spread is None else spread,
+        speed_spread=spread,
+        jitter=spread if s.run.speeds == "each" else 0.0,
+        seed=s.run.seed,
     )

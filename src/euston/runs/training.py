@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from euston.assemble import conditions, device, site
+from euston.assemble import conditions, device, other_accelerators, site
+from euston.catalog import Accelerator
 from euston.cluster import Placement, Site, place
 from euston.errors import ConfigError, at
 from euston.result import Result
@@ -20,6 +22,7 @@ from euston.training import (
     Iteration,
     TrainingJob,
     Wiring,
+    host_speeds,
     job_result,
     job_scalars,
     require_fit,
@@ -54,15 +57,32 @@ def prepare(s: Scenario) -> Prepared:
     _supported(s)
     home = s.site(s.jobs[0].placement.site)
     here = site(s, home, f"sites[{s.sites.index(home)}]")
+    others = other_accelerators(home)
     jobs = []
     for i in range(len(s.jobs)):
         job = build.training_job(s, i)
         job.check(where=f"jobs[{i}]")
         placement = place(job.parallel, here, hosts=s.hosts_of(i), where=f"jobs[{i}].placement")
         if s.run.memory == "refuse":
-            require_fit(job, here.accelerator, where=f"jobs[{i}]")
+            used = (others.get(host, here.accelerator) for host in s.hosts_of(i))
+            require_fit(job, min(used, key=lambda a: a.memory_bytes), where=f"jobs[{i}]")
         jobs.append((job, placement))
-    return Prepared(s, here, home, tuple(jobs), conditions(s, here))
+    around = conditions(s, here)
+    if others:
+        around = replace(around, host_speed=_host_speeds(s, here, others, [job for job, _ in jobs]))
+    return Prepared(s, here, home, tuple(jobs), around)
+
+
+def _host_speeds(
+    s: Scenario, here: Site, others: Mapping[int, Accelerator], jobs: Sequence[TrainingJob]
+) -> tuple[float, ...]:
+    """Speed of every host next to the site's accelerator, by the passes of the job that runs there."""
+    speeds = np.ones(here.hosts)
+    for i, job in enumerate(jobs):
+        mine = {host: device(others[host], job) for host in s.hosts_of(i) if host in others}
+        found = host_speeds(job, here, device(here.accelerator, job), mine)
+        speeds[list(mine)] = found[list(mine)]
+    return tuple(speeds.tolist())
 
 
 def _supported(s: Scenario) -> None:
@@ -140,6 +160,17 @@ def _add_facts(result: Result, ready: Prepared) -> None:
             "kind": "assumed",
         }
         for a in section.assumptions
+    ]
+    stated += [
+        {
+            "where": f"sites.others[{i}].accelerator",
+            "value": other.accelerator,
+            "why": "one ratio to the site's accelerator for all passes of a job, from prices of its kernels; "
+            "energy is the site's accelerator's",
+            "source": "the scenario file",
+            "kind": "assumed",
+        }
+        for i, other in enumerate(ready.section.others)
     ]
     result.meta["assumptions"] = stated + result.meta["assumptions"]
 

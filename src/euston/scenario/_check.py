@@ -51,6 +51,20 @@ def _sites(scenario: Scenario) -> Iterator[str]:
                 catalog.accelerator(site.accelerator)
             except BadInput as error:
                 yield at(f"{where}.accelerator", str(error))
+        taken: set[int] = set()
+        for i, other in enumerate(site.others):
+            place = f"{where}.others[{i}]"
+            try:
+                catalog.accelerator(other.accelerator)
+            except BadInput as error:
+                yield at(f"{place}.accelerator", str(error))
+            run = range(other.first_host, other.first_host + other.hosts)
+            if run.stop > site.hosts:
+                yield at(place, f"host {run.stop - 1} does not exist; the site has {site.hosts} hosts")
+            elif not taken.isdisjoint(run):
+                yield at(place, f"host {min(taken & set(run))} is in two of them")
+            else:
+                taken |= set(run)
 
 
 def _jobs(scenario: Scenario) -> Iterator[str]:

@@ -85,6 +85,11 @@ class RunSection(Section):
     folding: Flag = Field(
         default=True, description="Treat equal replicas as one; changes speed, never results."
     )
+    speeds: Literal["slowest", "each"] = Field(
+        default="slowest",
+        description="Equal accelerators differ a little: reckon with the slowest one's expected speed, "
+        "or draw one for each (nothing folds then).",
+    )
     seed: Whole = Field(default=0, description="Seed of everything random.")
     until: PositiveDuration | None = Field(
         default=None, description="Traffic ends here, finished or not; with its last flow unless said."

@@ -17,6 +17,7 @@ from euston.scenario._base import (
     PositivePower,
     Section,
     Text,
+    Whole,
     refuse,
 )
 from euston.scenario._problems import undotted
@@ -35,8 +36,16 @@ class PowerSection(Section):
     price: EnergyPrice | None = Field(default=None, description="Price of electricity.")
 
 
+class OtherHostsSection(Section):
+    """Hosts whose accelerators are not the site's."""
+
+    accelerator: Text = Field(description="An accelerator of the catalogue.")
+    first_host: Whole = Field(default=0, description="The first of them.")
+    hosts: Count = Field(description="How many, one after the other.")
+
+
 class SiteSection(Section):
-    """One data centre of equal hosts on one fabric."""
+    """One data centre: hosts on one fabric, with equal accelerators but for `others`."""
 
     name: Text = Field(description="What jobs and faults call it.")
     accelerator: Text | None = Field(
@@ -61,6 +70,9 @@ class SiteSection(Section):
         ge=0,
         lt=0.2,
         description="Standard deviation of compute time between equal accelerators; 0.015 unless said.",
+    )
+    others: tuple[OtherHostsSection, ...] = Field(
+        default=(), description="Runs of hosts with another accelerator; training prices their passes by it."
     )
     price: MoneyRate | None = Field(default=None, description="Price of an accelerator, e.g. 2.5 USD/h.")
     power: PowerSection | None = Field(default=None, description="Power beyond the accelerators.")
