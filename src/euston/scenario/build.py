@@ -112,8 +112,9 @@ def training_job(scenario: Scenario, job: int) -> TrainingJob:
     from euston.training import TrainingJob
 
     section = scenario.training(job)
-    return TrainingJob(
-        transformer(scenario, job),
+    model = transformer(scenario, job)
+    built = TrainingJob(
+        model,
         parallel(section.parallel),
         global_batch=section.batch.global_batch,
         sequence=section.batch.sequence,
@@ -121,12 +122,15 @@ def training_job(scenario: Scenario, job: int) -> TrainingJob:
         precision=section.precision,
         schedule=section.resolved_schedule,
         recompute=section.recompute,
+        recompute_modules=section.recompute_modules,
+        balance=section.balance.make(),
         software=software(section, f"jobs[{job}]"),
         stages=section.stages,
         work=section.work,
         reshard_after_forward=section.reshard_after_forward,
         name=section.name,
     )
+    return built if section.images is None else built.with_images(section.images.make(model))
 
 
 def fabric_values(site: SiteSection, where: str = "sites[0]") -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, SerializationInfo, Tag, field_seriali
 
 from euston.errors import UnitError, unknown
 from euston.scenario._base import FROM_FILE, Count, Flag, Number, Section, Text, Whole, refuse
+from euston.scenario.tokens import BalanceSection, ImagesSection
 from euston.units import exact_text, parse
 
 if TYPE_CHECKING:
@@ -222,6 +223,7 @@ class JobBase(Section):
         yield from ()
 
 
+RecomputeModule = Literal["core_attn", "layernorm", "mla_up_proj", "moe_act", "mlp"]
 ScheduleName = Literal["1f1b", "interleaved", "gpipe", "zb-h1", "zb-h2", "dualpipe"]
 
 
@@ -232,12 +234,25 @@ class TrainingSection(JobBase):
     model: Model = Field(description="A model of the catalogue, a shape, or {hf_config: path}.")
     parallel: ParallelSection = Field(default_factory=ParallelSection)
     batch: BatchSection
-    precision: Literal["bf16", "fp16", "fp8"] = "bf16"
+    precision: Literal["bf16", "fp16", "fp8", "fp8-current", "fp8-block", "mxfp8", "nvfp4"] = Field(
+        default="bf16", description="Type of the layers' GEMMs, or a recipe of scaled 8 or 4 bits."
+    )
     schedule: ScheduleName | None = Field(
         default=None,
         description="Order of the passes; 1f1b with one chunk per stage, else interleaved, unless said.",
     )
     recompute: Literal["none", "selective", "full"] = "none"
+    recompute_modules: tuple[RecomputeModule, ...] = Field(
+        default=("core_attn",),
+        min_length=1,
+        description="What selective recomputes, in Megatron-Core's words.",
+    )
+    balance: BalanceSection = Field(
+        default_factory=BalanceSection, description="How unevenly tokens fall on experts."
+    )
+    images: ImagesSection | None = Field(
+        default=None, description="Images of the samples, for a model with a vision encoder."
+    )
     reshard_after_forward: Flag = Field(
         default=True, description="ZeRO-3: drop gathered parameters after each use."
     )
