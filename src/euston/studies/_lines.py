@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, cast
 
 from euston import catalog
 from euston.cluster import Parallel
 from euston.cluster.parallel import Sharding
 from euston.errors import CatalogError, ConfigError, EustonError, unknown
-from euston.models import Transformer
+from euston.models import RECOMPUTE_MODULES, Transformer
 from euston.studies._facts import Machines, Software, machines, software_of
 from euston.studies.table import Layout, Line
 from euston.training import TrainingJob
@@ -45,23 +46,28 @@ PRECISIONS: dict[str, Precision | None] = {
     "bf16": "bf16", "amp_bf16": "bf16", "fp16": "fp16", "amp_fp16": "fp16", "fp8": "fp8", "amp_fp8": "fp8",
     "fp8-cs": "fp8-current", "fp8-sc": "fp8-block", "fp8-block": "fp8-block", "fp8 tensorwise": "fp8-current",
     "fp8 rowwise": "fp8-current", "fp8-current": "fp8-current", "mxfp8": "mxfp8", "fp8-mx": "mxfp8",
-    "nvfp4": "nvfp4", "fp4": "nvfp4", "fp32": None, "tf32": None,
+    "nvfp4": "nvfp4", "fp4": "nvfp4", "fp32": None, "tf32": None, "bfloat16": "bf16", "bf16-mixed": "bf16",
+    "float16": "fp16", "fp16-mixed": "fp16", "fp8-delayed": "fp8", "fp8-ds": "fp8", "fp8-hybrid": "fp8",
+    "fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "float8": "fp8", "fp8-blockwise": "fp8-block",
 }  # fmt: skip
 #: Words for recomputation and the nearest of ours. MaxText's `minimal` keeps the outputs of weight products
 #: and repeats attention and element-wise kernels; `qkv_proj_offloaded` keeps only the projections;
 #: torchtitan's per-op policy repeats every other product, of which we count none.
-RECOMPUTE: dict[str, Recompute] = {
+RECOMPUTE: dict[str, Recompute | None] = {
     "none": "none", "none (most)": "none", "no": "none", "false": "none", "0": "none", "full": "full",
     "true": "full", "yes": "full", "1": "full", "selective": "selective",
     "selective+sequence-parallel": "selective",
     "full+sequence-parallel": "full", "none+sequence-parallel": "none", "selective per-op": "selective",
     "selective (norms, mla up-projections)": "selective", "minimal": "selective",
-    "qkv_proj_offloaded": "full",
+    "qkv_proj_offloaded": "full", **dict.fromkeys(RECOMPUTE_MODULES, "selective"),
 }  # fmt: skip
 SHARDINGS: dict[str, Sharding] = {
     "zero1": "zero1", "zero2": "zero2", "zero3": "zero3", "full_shard": "zero3", "full_shard pure": "zero3",
-    "shard_grad_op": "zero2", "sharded": "zero2", "no_shard": "none", "none": "none",
+    "shard_grad_op": "zero2", "sharded": "zero2", "no_shard": "none", "none": "none", "fsdp": "zero3",
+    "fsdp2": "zero3", "hybrid_shard": "zero3", "hsdp": "zero3", "_hybrid_shard_zero2": "zero2",
 }  # fmt: skip
+#: Those that shard within a host and copy between hosts.
+HYBRID = ("hybrid_shard", "hsdp", "_hybrid_shard_zero2")
 #: The GPT-2 tokenizer's, where a line gives no vocabulary.
 DEFAULT_VOCAB = 50257
 
@@ -115,7 +121,7 @@ def describe(line: Line) -> Described:
     precision = _word(line, "precision", meant, PRECISIONS, "bf16")
     usual = facts.recompute or facts.profile.recompute
     recompute = _word(line, "recompute", recompute_word, RECOMPUTE, usual)
-    sharding, degree = _sharding(line, facts.sharding)
+    sharding, degree = _sharding(line, facts.sharding, where.accelerators_per_host)
     schedule = line.text("schedule").lower()
     if not vp and schedule in ("1f1b", "gpipe"):
         vp = 1
@@ -131,7 +137,7 @@ def describe(line: Line) -> Described:
         vp = facts.virtual
     rest = tp * pp * cp
     data = max(1, world // rest)
-    reason = _cannot(model, precision_word, precision)
+    reason = _cannot(model, precision_word, precision, recompute_word, recompute)
     if not reason and world % rest:
         reason = f"tp {tp} x pp {pp} x cp {cp} = {rest} does not divide {world} accelerators"
     elif not reason and dp not in (None, data) and dp * (degree or 1) != data:
@@ -169,10 +175,14 @@ def _schedule(word: str, virtual: int) -> Schedule:
     return cast(Schedule, word) if word in SCHEDULES else "1f1b"
 
 
-def _cannot(model: Transformer | None, word: str, precision: str | None) -> str:
+def _cannot(
+    model: Transformer | None, word: str, precision: str | None, repeated: str, recompute: str | None
+) -> str:
     if model is None:
         return "the model's shape is neither in the data nor in the catalogue"
-    return f"precision {word} is not priced in this version" if precision is None else ""
+    if precision is None:
+        return f"precision {word} is not priced in this version"
+    return f"recompute {repeated!r} is no word known here" if recompute is None else ""
 
 
 def _more(tensor: int, expert: int, shard: int) -> dict[str, Any]:
@@ -192,15 +202,22 @@ def _needed(line: Line, column: str) -> int:
 
 
 def _word(line: Line, column: str, word: str, known: dict[str, Any], default: str) -> str | None:
+    """The meaning of a word; None for one that means nothing here, and then the line is not covered.
+
+    What follows the first word in brackets is a remark. A word close to a known one is taken for a slip.
+    """
     if not word:
         return default
-    if word not in known:
+    plain = word if word in known else word.partition("(")[0].strip()
+    if plain in known:
+        found: str | None = known[plain]
+        return found
+    if get_close_matches(plain, known, 1, 0.75):
         raise line.error(column, unknown(column, word, known))
-    found: str | None = known[word]
-    return found
+    return None
 
 
-def _sharding(line: Line, default: str) -> tuple[Sharding, int]:
+def _sharding(line: Line, default: str, per_host: int) -> tuple[Sharding, int]:
     """What the ``fsdp`` column says: a word, or the degree over which everything is sharded (0: unsaid)."""
     word = line.text("fsdp").lower()
     if not word or word == "0":
@@ -209,7 +226,7 @@ def _sharding(line: Line, default: str) -> tuple[Sharding, int]:
         return "zero3", int(word)
     if word not in SHARDINGS:
         raise line.error("fsdp", unknown("sharding", word, [*SHARDINGS, "64"]))
-    return SHARDINGS[word], 0
+    return SHARDINGS[word], per_host if word in HYBRID else 0
 
 
 def _entry(name: str) -> catalog.Entry | None:
@@ -262,9 +279,13 @@ def _model(line: Line) -> tuple[Transformer | None, tuple[str, ...]]:
             return None, ("shape",)
         own = ("vocab",) if line.layout == VTRAIN.name else ("kv_heads", "ffn", "vocab")
         guessed = ("shape",) if any(key not in given for key in own) else ()
+        sizes: dict[str, Any] = {"vocab": DEFAULT_VOCAB, **given}
         if (line.whole("experts") or 0) > 1:
-            return None, ("shape",)  # the width of an expert is in no column
-        sizes = {"vocab": DEFAULT_VOCAB, **given}
+            # the width of an expert is in no column of its own: that of the line's network is taken for it
+            if not {"ffn", "kv_heads"} <= set(given):
+                return None, ("shape",)
+            experts = {"top_k": 1, **_experts_given(line), "ffn": sizes["ffn"]}
+            return Transformer.from_values(name, {**sizes, "moe": experts}), ("shape",)
         gpt = {
             "norm": "layernorm",
             "positions": "learned",
