@@ -81,6 +81,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
         opened.append(str(arguments[0]))
 
 
+@pytest.mark.slow  # the whole fit: two minutes
 def test_the_fit_opens_no_studies_data() -> None:
     """Files opened while the device constants are fitted: kernel tables only (Python's own audit events)."""
     global listening
