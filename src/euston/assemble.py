@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any, cast
 
+import numpy as np
+
 from euston import catalog
 from euston.catalog import Accelerator
 from euston.cluster import Site
 from euston.devices import GPU
 from euston.devices.gpu import EAGER_LAUNCH
 from euston.devices.kernels import GemmSource, Generation
-from euston.errors import BadInput, ConfigError, EustonError, at
+from euston.errors import BadInput, ConfigError, EustonError, at, unknown
 from euston.fabrics import Fabric
 from euston.scenario import Scenario, build
 from euston.scenario.fabrics import built, misplaced
@@ -115,17 +117,27 @@ def link_index(fabric: Fabric, name: str, where: str) -> int:
 
 
 def link_faults(s: Scenario, site: str, fabric: Fabric) -> tuple[LinkFault, ...]:
-    """Slow and failed links of one site."""
-    return tuple(
-        LinkFault(
-            link_index(fabric, fault.link, f"faults[{i}].link"),
-            float(fault.factor or 0.0),
-            fault.at,
-            math.inf if fault.until is None else fault.until,
-        )
-        for i, fault in enumerate(s.faults)
-        if fault.link is not None and s.site(fault.site).name == site
-    )
+    """Slow and failed links of one site, those of its slow and failed switches among them."""
+    found = []
+    for i, fault in enumerate(s.faults):
+        if fault.host is not None or s.site(fault.site).name != site:
+            continue
+        if fault.link is not None:
+            links = [link_index(fabric, fault.link, f"faults[{i}].link")]
+        else:
+            links = _links_of(fabric, str(fault.switch), f"faults[{i}].switch")
+        until = math.inf if fault.until is None else fault.until
+        found += [LinkFault(link, float(fault.factor or 0.0), fault.at, until) for link in links]
+    return tuple(found)
+
+
+def _links_of(fabric: Fabric, switch: str, where: str) -> list[int]:
+    """Links into and out of a switch by its name."""
+    nodes = {fabric.node_name(n): n for n in range(fabric.endpoints, fabric.node_kind.size)}
+    if switch not in nodes:
+        raise ConfigError(at(where, unknown("switch", switch, nodes)))
+    node = nodes[switch]
+    return [int(link) for link in np.flatnonzero((fabric.link_src == node) | (fabric.link_dst == node))]
 
 
 def conditions(s: Scenario, here: Site) -> Conditions:
@@ -135,9 +147,9 @@ def conditions(s: Scenario, here: Site) -> Conditions:
         balancing.check(here.fabric, where="policies.balancing")
     hosts = []
     for i, fault in enumerate(s.faults):
-        if s.site(fault.site).name == here.name and fault.link is None:
+        if s.site(fault.site).name == here.name and fault.host is not None:
             until = math.inf if fault.until is None else fault.until
-            assert fault.host is not None and fault.speed is not None
+            assert fault.speed is not None
             if fault.host >= here.hosts:
                 raise ConfigError(
                     at(

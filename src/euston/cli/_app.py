@@ -26,7 +26,8 @@ class _Group(TyperGroup):
             report(error)
             raise typer.Exit(error.exit_code) from None
         except MemoryError as error:
-            say(f"error: not enough memory ({error}); describe less, or use a machine with more")
+            what = f" ({error})" if str(error) else ""
+            say(f"error: not enough memory{what}; describe less, or use a machine with more")
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             say("interrupted; nothing was written")

@@ -48,12 +48,15 @@ class PoliciesSection(Section):
 
 
 class FaultSection(Section):
-    """A slow or failed link, or a slow host."""
+    """A slow or failed link or switch, or a slow host."""
 
     site: Text | None = Field(default=None, description="Name of a site; the first unless said.")
     link: Text | None = Field(default=None, description="Name of a link, e.g. nic_up/h3/n0.")
+    switch: Text | None = Field(
+        default=None, description="Name of a switch, e.g. tor/p0/t3: all its links, both ways."
+    )
     factor: Number | None = Field(
-        default=None, ge=0, le=1, description="Share of the link's capacity left; 0 is failed."
+        default=None, ge=0, le=1, description="Share of the links' capacity left; 0 is failed."
     )
     host: Whole | None = Field(default=None, description="Number of a host.")
     speed: Number | None = Field(default=None, gt=0, description="Speed of its accelerators, 1 as usual.")
@@ -62,10 +65,11 @@ class FaultSection(Section):
 
     @model_validator(mode="after")
     def _one_thing(self) -> FaultSection:
-        if (self.link is None) == (self.host is None):
-            raise refuse("needs either `link` with `factor` or `host` with `speed`")
-        if self.link is not None and (self.factor is None or self.speed is not None):
-            raise refuse("a link needs `factor` (0 is failed, 0.5 is half its capacity)")
+        if sum(name is not None for name in (self.link, self.switch, self.host)) != 1:
+            raise refuse("needs one of `link` or `switch` with `factor`, or `host` with `speed`")
+        if self.host is None and (self.factor is None or self.speed is not None):
+            thing = "link" if self.switch is None else "switch"
+            raise refuse(f"a {thing} needs `factor` (0 is failed, 0.5 is half its capacity)")
         if self.host is not None and (self.speed is None or self.factor is not None):
             raise refuse("a host needs `speed` (0.9 is ten per cent slower)")
         if self.until is not None and self.until <= self.at:

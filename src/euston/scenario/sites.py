@@ -23,6 +23,9 @@ from euston.scenario._base import (
 from euston.scenario._problems import undotted
 from euston.scenario.fabrics import FabricSection, built, merged, misplaced
 
+MOST_HOSTS, MOST_IN_A_HOST = 2**24, 2**16
+"""Ten times what anybody has built; a number above is a slip."""
+
 
 def _derived(schema: dict[str, Any]) -> None:
     schema.pop("default", None)  # 0 stands for "not said", and is filled in
@@ -55,11 +58,13 @@ class SiteSection(Section):
     )
     hosts: Count = Field(
         default=0,
+        le=MOST_HOSTS,
         description="Number of hosts; those of the fabric where its kind or preset says how many.",
         json_schema_extra=_derived,
     )
     accelerators_per_host: Count = Field(
         default=0,
+        le=MOST_IN_A_HOST,
         description="Accelerators of a host: its scale-up domain. The preset's or the kind's (8 of a Clos) "
         "unless said.",
         json_schema_extra=_derived,
