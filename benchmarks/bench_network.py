@@ -143,7 +143,7 @@ def _started(per_host: int, more: int, tol: float) -> Incremental:
 
 def _repairs(per_host: int, swaps: int, tol: float) -> Outcome:
     """``swaps`` random flows leave one by one, and after each a random one comes: two events, two repairs."""
-    from euston.network import _repair as k
+    from euston.network import _net as k
 
     start = _started(per_host, swaps, tol)
     net = type(start._net)(*(array.copy() for array in start._net))

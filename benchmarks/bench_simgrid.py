@@ -54,12 +54,16 @@ def _settings() -> Any:
 
 
 def _ours() -> tuple[Outcome, np.ndarray]:
+    from euston.network import Columns
     from euston.traffic.fluid import path_latency, run_fluid
 
-    flows, fabric, policy, _ = _problem()
+    flows, fabric, policy, paths = _problem()
     found = run_fluid(flows, fabric, policy, settings=_settings())
+    whose, hop = np.nonzero(paths >= 0)
+    rows = fabric.bundles + paths[whose, hop]
+    columns = Columns.from_entries(whose, rows, np.ones(whose.size), columns=len(flows), rows=fabric.rows)
     work = {"flows": len(flows), "events": found.stats["events"]}
-    return Outcome(work, found.makespan), found.end - path_latency(flows, fabric, _settings())
+    return Outcome(work, found.makespan), found.end - path_latency(flows, fabric, _settings(), columns)
 
 
 def _simgrid(python: str) -> dict[str, Any]:

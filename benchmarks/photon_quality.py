@@ -5,20 +5,19 @@ One resumable command, at most 8 CPU hours in all on two cores::
 
     python benchmarks/photon_quality.py --out DIR [--data DATA] [--workers 2] [--hours 2] [--smoke]
 
-Runs that are finished are in ``DIR/runs.jsonl`` and are not repeated; one that was cut off goes on from
-its last
-checkpoint. ``--hours`` stops starting new runs after that time; the same command goes on later. The tables
-(``DIR/photon_quality.json`` and ``.md``) are written anew each time from what is finished.
+Runs that are finished are in ``DIR/runs.jsonl`` and are not repeated; one that was cut off goes on from its
+last checkpoint. ``--hours`` stops starting new runs after that time; the same command goes on later. The
+tables (``DIR/photon_quality.json`` and ``.md``) are written anew each time from what is finished.
 
 Protocol. All methods see the same tokens at a size. ``centralised`` takes the batch of all four sites; H1,
 LocalSGD, DiLoCo and Streaming make as many serial steps as it does (iso-token and iso-step at once);
 ``photon`` halves the local batch and stretches the schedule (same tokens, twice the serial steps), and
 ``centralised_long`` is its counterpart at equal steps. Learning rates are 0.5, 1, 2, 4 times a base that
-falls
-with the square root of the width: swept for every arm at the smallest size, for ``centralised`` and the best
-federated arm at the middle one; otherwise an arm keeps the multiple it had where it was last swept. Rates are
-chosen on one half of the held-out windows and reported on the other. Payload is compared with an exchange of
-fp32 gradients at every step by the same topology; initial models and control messages are counted apart.
+falls with the square root of the width: swept for every arm at the smallest size, for ``centralised`` and
+the best federated arm at the middle one; otherwise an arm keeps the multiple it had where it was last
+swept. Rates are chosen on one half of the held-out windows and reported on the other. Payload is compared
+with an exchange of fp32 gradients at every step by the same topology; initial models and control messages
+are counted apart.
 """
 
 from __future__ import annotations

@@ -191,3 +191,20 @@ def test_changes_that_make_no_sense_are_refused(call, says):
         net.change(**{k: np.asarray(v) for k, v in call.items()})
     with pytest.raises(ConfigError, match="tol"):
         Incremental(builder.build(), [1.0], 2, tol=1.0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(systems, st.data())
+def test_rows_that_fail_and_are_repaired_restore_every_rate(system, data):
+    capacities, usages, _ = system
+    builder = ColumnsBuilder(len(capacities))
+    column = [builder.add(use) for use in usages]
+    capacity = np.array(capacities, float)
+    net = Incremental(builder.build(), capacity, len(column))
+    net.change(column=column)
+    before = net.rate.copy()
+    failed = data.draw(st.lists(st.integers(0, capacity.size - 1), min_size=1, unique=True))
+    net.change(rows=failed, capacity=np.zeros(len(failed)))
+    for k in data.draw(st.permutations(failed)):
+        net.change(rows=[k], capacity=[capacity[k]])
+    assert net.rate == pytest.approx(before, rel=1e-12, abs=1e-12)

@@ -17,8 +17,11 @@ from euston.fabrics import fat_tree, leaf_spine
 from euston.network import Flows
 from euston.network.balancing.ecmp import Ecmp
 from euston.network.transport.nscc import Nscc
+from euston.runs.traffic import simulate_traffic
+from euston.scenario import from_data
 from euston.seeds import stream
 from euston.traffic import (
+    DecomposedSettings,
     flow_result_to_result,
     matrix,
     open_loop,
@@ -119,7 +122,7 @@ def test_clusters_save_links_and_change_little() -> None:
     fabric = leaf_spine(32, 1, nic="100 Gb/s", hosts_per_leaf=8, spines=4, oversubscription=2.0)
     traffic = poisson_flows(fabric, 0.3, "fb_hadoop", 0.01, seed=2)
     every = run_decomposed(traffic.flows, fabric, seed=1)
-    some = run_decomposed(traffic.flows, fabric, seed=1, cluster=0.15)
+    some = run_decomposed(traffic.flows, fabric, seed=1, settings=DecomposedSettings(cluster=0.15))
     assert some.stats["simulated_links"] < 0.7 * every.stats["simulated_links"] == 0.7 * every.stats["links"]
     a, b = flow_result_to_result(every, fabric), flow_result_to_result(some, fabric)
     assert b.slowdown_p90 == pytest.approx(a.slowdown_p90, rel=0.15)
@@ -138,7 +141,9 @@ def test_against_the_packet_engine() -> None:
     ran = run_flows(traffic.flows, fabric, network="packet", transport=transport, balancing=Ecmp())
     packet = flow_result_to_result(ran, fabric, **frame)
     low = float(ran.meta["ecn_bytes"][0])
-    decomposed = run_decomposed(traffic.flows, fabric, **frame, standing_queue=low)
+    decomposed = run_decomposed(
+        traffic.flows, fabric, settings=DecomposedSettings(**frame, standing_queue=low)
+    )
     ours = flow_result_to_result(decomposed, fabric)
     for percent in ("p50", "p90", "p99"):
         name = f"slowdown_{percent}"
@@ -158,4 +163,46 @@ def test_what_cannot_be_decomposed() -> None:
         with pytest.raises(ConfigError, match="do not wait"):
             run_decomposed(flows, fabric)
     with pytest.raises(ConfigError, match="standing_queue"):
-        run_decomposed(Flows.of([0], [1], [5]), fabric, standing_queue=-1.0)
+        DecomposedSettings(standing_queue=-1.0)
+
+
+NET = {
+    "version": 1,
+    "sites": [
+        {"name": "dc", "hosts": 32, "accelerators_per_host": 1,
+         "fabric": {"kind": "leaf_spine", "nic": "100 Gb/s", "hosts_per_leaf": 8, "spines": 8}}
+    ],
+    "jobs": [
+        {"name": "search", "kind": "traffic",
+         "flows": {"pattern": "uniform", "bytes": "websearch", "load": 0.3, "duration": "4 ms"}}
+    ],
+}  # fmt: skip
+
+
+def test_a_scenario_runs_link_by_link() -> None:
+    """The same flows as the fluid engine's, hashed by themselves; the frame is the transport's."""
+    found = simulate_traffic(from_data(NET), network="decomposed", seed=3)
+    fluid = simulate_traffic(from_data(NET), seed=3)
+    assert found.meta["fidelity"] == "decomposed"
+    assert found.meta["scenario"]["run"]["network"] == "decomposed"
+    assert (found.meta["mtu"], found.meta["header"]) == (fluid.meta["mtu"], fluid.meta["header"])
+    assert found.flows == fluid.flows > 100
+    assert found.slowdown_p50 == pytest.approx(fluid.slowdown_p50, rel=0.3)
+    written = simulate_traffic(
+        from_data(NET | {"run": {"network": "decomposed", "decomposed": {"cluster": 0.3}}}), seed=3
+    )
+    assert written.simulated_links < found.simulated_links
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"policies": {"balancing": "spray"}}, "policies.balancing"),
+        ({"policies": {"allocation": "strict_priority"}}, "policies.allocation"),
+        ({"faults": [{"link": "nic_up/h0/n0", "factor": 0.5}]}, "faults"),
+        ({"run": {"until": "1 ms"}}, "run.until"),
+    ],
+)
+def test_what_links_by_themselves_cannot_have_is_refused(change: dict[str, object], where: str) -> None:
+    with pytest.raises(ConfigError, match=where):
+        simulate_traffic(from_data(NET | change), network="decomposed")

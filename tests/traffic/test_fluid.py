@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from euston.errors import ConfigError, RouteError, SimulationError
-from euston.fabrics import clos
+from euston.fabrics import clos, jellyfish
 from euston.network import Columns, Flows, max_min
 from euston.network.balancing.adaptive import Adaptive
 from euston.network.balancing.ecmp import Ecmp
@@ -109,7 +111,7 @@ def test_equals_a_plain_event_loop_over_full_solves(seed, name, folding):
         np.repeat(np.arange(n), np.diff(spread.ptr)), spread.row, spread.fraction, columns=n, rows=fabric.rows
     )
     end = plain(flows, fabric, (columns, fabric.row_capacity(None, spread.split)))
-    assert run.end == pytest.approx(end + path_latency(flows, fabric, PLAIN), rel=1e-9)
+    assert run.end == pytest.approx(end + path_latency(flows, fabric, PLAIN, columns), rel=1e-9)
 
 
 @pytest.mark.parametrize("policy", [Spray(), Ecmp()])
@@ -249,3 +251,56 @@ def test_a_million_simultaneous_flows_end():
     run = run_fluid(flows, fabric, Spray(), settings=PLAIN)
     assert run.finished.all()
     assert run.makespan == pytest.approx(15_625 * 1000 / RATE, rel=0.01)
+
+
+def test_latency_is_that_of_the_paths_taken():
+    """Jellyfish, paths of unequal length: hashed flows wait for their own path, sprayed ones for the mean."""
+    fabric = jellyfish(12, 3, nic=RATE, seed=1)
+    src = np.arange(12)
+    flows = Flows.of(src, (src + 5) % 12, 4096)
+    policy = Ecmp(seed=2)
+    choice = policy.choices(fabric, flows.src, flows.dst, np.zeros(12, np.int32))
+    paths = fabric.route(flows.src, flows.dst, choice)
+    hops = (paths >= 0).sum(axis=1)
+    assert np.unique(hops).size > 1
+    hashed = run_fluid(flows, fabric, policy, settings=PLAIN)
+    spread = policy.spread(fabric, flows.src, flows.dst, alive=None, capacity=fabric.capacity)
+    columns = Columns(spread.ptr, spread.row, spread.fraction, fabric.rows)
+    own = path_latency(flows, fabric, PLAIN, columns)
+    assert own == pytest.approx(fabric.path_latency(paths) + (hops - 1) * 4096 / RATE, abs=1e-15)
+    assert (hashed.end >= own + 4096 / RATE * (1 - 1e-9)).all()
+
+    spread = Spray().spread(fabric, flows.src, flows.dst, alive=None, capacity=fabric.capacity)
+    columns = Columns(spread.ptr, spread.row, spread.fraction, fabric.rows)
+    mean = path_latency(flows, fabric, PLAIN, columns)
+    every = [fabric.route(flows.src, flows.dst, np.full(12, k, np.uint64)) for k in range(8)]
+    of_paths = np.array([fabric.path_latency(p) + ((p >= 0).sum(axis=1) - 1) * 4096 / RATE for p in every])
+    assert (mean > of_paths.min(axis=0)).any()
+    assert (mean >= of_paths.min(axis=0) - 1e-14).all()
+    assert (mean <= of_paths.max(axis=0) + 1e-14).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.booleans())
+def test_the_integral_of_the_rates_is_the_size(seed, folding):
+    """Rates of full solves between the run's own starts and ends, times the seconds that they hold."""
+    rng = np.random.default_rng(seed)
+    fabric = leaf_spine(16, 4, 3)
+    n = int(rng.integers(2, 30))
+    src = rng.integers(0, 16, n)
+    dst = (src + rng.integers(1, 16, n)) % 16
+    flows = Flows.of(src, dst, rng.integers(1, 10**7, n), start=rng.integers(0, 4, n) * 1e-4)
+    policy = Ecmp(seed=seed)
+    run = run_fluid(flows, fabric, policy, settings=FluidSettings(header=0, window=0.0, folding=folding))
+    spread = policy.spread(fabric, flows.src, flows.dst, alive=None, capacity=fabric.capacity)
+    columns = Columns(spread.ptr, spread.row, spread.fraction, fabric.rows)
+    last = run.end - path_latency(flows, fabric, PLAIN, columns)
+    moments = np.unique(np.concatenate((flows.start, last)))
+    through = np.zeros(n)
+    for begin, end in pairwise(moments):
+        active = np.flatnonzero((flows.start < (begin + end) / 2) & (last > (begin + end) / 2))
+        if active.size:
+            capacity = fabric.row_capacity(None, spread.split)
+            through[active] += max_min(columns, capacity, column=active).rate * (end - begin)
+    assert through == pytest.approx(flows.bytes, rel=1e-9, abs=1e-3)
+    assert run.link_bytes.sum() == pytest.approx((flows.bytes * np.diff(spread.ptr)).sum(), rel=1e-9)

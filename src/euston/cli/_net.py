@@ -37,6 +37,7 @@ class Network(StrEnum):
 
     fluid = "fluid"
     packet = "packet"
+    decomposed = "decomposed"
 
 
 ROWS = 20_000

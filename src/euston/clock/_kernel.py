@@ -1,174 +1,27 @@
 """The executor's kernel: programs and the fluid network advance together, event by event.
 
-State lives in NamedTuples of arrays so that the kernel can stop at any time and go on later; arrays of one
-length are stacked, because compile time grows with the number of arrays a function takes. Rates are
-repaired incrementally (``euston.network._repair``): only flows whose rate changes are touched by an event.
+Rates are repaired incrementally (``euston.network._repair``): only flows whose rate changes are touched by an
+event. Helpers are called from kernels only: no Python wrappers to compile for them. What they take is small,
+and of one type each (operations and slots as int64): both keep the first call short.
 """
 
-from __future__ import annotations
-
-from typing import NamedTuple
+from __future__ import annotations  # noqa: I001 - the layout's names in rows
 
 import numpy as np
 from numba import njit
 
-from euston.network._repair import (
-    CAPACITY,
-    CHANGED,
-    COLUMN,
-    FLOW_COLUMNS,
-    FLOW_I_COLUMNS,
-    FREE_SLOT,
-    GIVEN,
-    LAMBDA,
-    N_CHANGED,
-    N_DIRTY,
-    RATE,
-    WEIGHT,
-    attempt,
-    bare,
-    close_flow,
-    open_flow,
-    retire,
-    set_capacity,
-    settle,
-)
-
-# Constants are NumPy integers: plain ones are literal types to numba, each tried on its own; and lines of
-# arrays are unsigned, for which no negative index has to be thought of. Both keep the first call short.
-ZERO, ONE, NONE = np.array([0, 1, -1])
-LINE = np.arange(11, dtype=np.uintp)
-
-# Events closer than this (relative) are one moment: float dust, far below a nanosecond.
-WINDOW = 1e-13
-
-# Event types.
-EV_CAPACITY, EV_SPEED, EV_FLOW, EV_CAPPED, EV_COMPUTE, EV_DONE, EV_RELEASE, EV_ROUTES = np.arange(8)
-
-# Kinds of operations, as in ``program.Kind``.
-COMPUTE, TRANSFER, WAIT, JOIN = np.arange(4)
-
-# Counters in ``State.i``.
-I_HEAP, I_SEQ, I_FREE, I_DONE, I_OUT, I_READY, I_EVENTS = LINE[:7]
-COUNTERS = 7
-
-# Lines of the stacked arrays.
-STREAM, MOVES, FOLLOWER, SLOWS = LINE[:4]  # Fixed.op
-SIZE, T_WEIGHT, T_CAP = LINE[:3]  # Fixed.flow
-WAITING, BLOCKER, LEFT, READY, OUTBOX = LINE[:5]  # State.op
-START, END = LINE[:2]  # State.when
-WORK_LEFT, TOUCHED, SPEED, SLOWED = LINE[:4]  # State.stream
-RUNNING, SLOWERS = LINE[:2]  # State.stream_i
-# Columns of ``Net.flow`` and ``Net.flow_i`` behind the solver's.
-LEFT_BYTES, SINCE, FROM = np.arange(FLOW_COLUMNS, FLOW_COLUMNS + 3, dtype=np.uintp)
-OP, CHOSEN = np.arange(FLOW_I_COLUMNS, FLOW_I_COLUMNS + 2, dtype=np.uintp)
-
-# Rules by which a flow that starts takes one of its candidate columns (network.balancing.StartRule).
-FIRST, LEAST_LOADED, RANDOM_AFTER_GAP, LEAST_LOADED_AFTER_GAP = np.arange(4)
-P_BUSY, P_CHOICE = LINE[:2]  # Choices.pair_i
-TIME, SEQ, OWNER = LINE[:3]  # columns of State.heap
-
-# Helpers are called from kernels only: no Python wrappers to compile for them. What they take is small, and
-# of one type each (operations and slots as int64): both keep the first call short.
-
-
-class Fixed(NamedTuple):
-    """What does not change while a program runs."""
-
-    kind: np.ndarray  # uint8[N]
-    op: np.ndarray  # int32[4, N] stream, transfer, next operation on the stream, stream that it slows
-    work: np.ndarray  # float64[N]
-    notify: np.ndarray  # bool[N]
-    succ_ptr: np.ndarray
-    succ: np.ndarray
-    t_ptr: np.ndarray
-    t_column: np.ndarray
-    flow: np.ndarray  # float64[3, F] size, weight, rate cap
-    t_latency: np.ndarray
-    t_slow_share: np.ndarray
-
-
-class State(NamedTuple):
-    """What changes besides the network: operations, streams, the event heap."""
-
-    op: np.ndarray  # int32[5, N] open dependencies, last of them, open flows, ready stack, outbox
-    when: np.ndarray  # float64[2, N] start, end
-    stream: np.ndarray  # float64[4, S] work left of what runs, when that was true, speed, share lost
-    stream_i: np.ndarray  # int64[2, S] running operation, transfers that slow it
-    column_bytes: np.ndarray  # float64[C] started so far
-    heap: np.ndarray  # float64[H, 4] 4-ary, by time and then sequence; what the event is about
-    where: (
-        np.ndarray
-    )  # int32[S + A + N + E] place of the event of a stream, slot, operation, planned event; -1
-    external_kind: np.ndarray  # int64[E]
-    external_id: np.ndarray  # int64[E] row, stream, routes or operation of each planned event
-    external_value: np.ndarray
-    i: np.ndarray  # int64 counters
-    now: np.ndarray  # float64[1]
-    window: np.ndarray  # float64[2] seconds within which events are one moment, time constant of rising rates
-
-
-class Choices(NamedTuple):
-    """Columns that are found when a flow starts, and found again when routes change."""
-
-    candidates: np.ndarray  # int32[F] candidates of each flow of the table: its column and those behind it
-    pair: np.ndarray  # int32[F]
-    rule: np.ndarray  # int64[1]
-    gap: np.ndarray  # float64[1] seconds
-    random: np.ndarray  # uint64[1] state of the generator
-    pair_last: np.ndarray  # float64[P] when the pair sent last
-    pair_i: np.ndarray  # int64[2, P] active flows, last choice
-    asked: np.ndarray  # float64[R] weight of active flows over capacity
-    routes: np.ndarray  # int32[E, C] the column that stands for a column while routes ``e`` hold, -1: none
-    epoch: np.ndarray  # int64[1] which routes hold
-
-
-@bare
-def _place(heap, where, n, k, time, seq, owner):  # type: ignore[no-untyped-def]
-    """An event goes to place ``k`` of the first ``n``, or to where it belongs from there."""
-    while k > 0:
-        up = (k - 1) >> 2
-        if heap[up, TIME] < time or (heap[up, TIME] == time and heap[up, SEQ] < seq):
-            break
-        heap[k, TIME], heap[k, SEQ], heap[k, OWNER] = heap[up, TIME], heap[up, SEQ], heap[up, OWNER]
-        where[np.int64(heap[k, OWNER])] = k
-        k = up
-    while 4 * k + 1 < n:
-        least, first, first_seq = k, time, seq
-        for child in range(4 * k + 1, min(4 * k + 5, n)):
-            then = heap[child, TIME]
-            if then < first or (then == first and heap[child, SEQ] < first_seq):
-                least, first, first_seq = child, then, heap[child, SEQ]
-        if least == k:
-            break
-        heap[k, TIME], heap[k, SEQ], heap[k, OWNER] = first, first_seq, heap[least, OWNER]
-        where[np.int64(heap[k, OWNER])] = k
-        k = least
-    heap[k, TIME], heap[k, SEQ], heap[k, OWNER] = time, seq, owner
-    where[owner] = k
-
-
-@bare
-def _put(heap, where, i, owner, time):  # type: ignore[no-untyped-def]
-    """The event of ``owner`` is at ``time``, new or moved; at equal times the first put leads."""
-    k = np.int64(where[owner])
-    if k < 0:
-        k = i[I_HEAP]
-        i[I_HEAP] = k + 1
-    _place(heap, where, i[I_HEAP], k, time, float(i[I_SEQ]), owner)
-    i[I_SEQ] += 1
-
-
-@bare
-def _drop(heap, where, i, owner):  # type: ignore[no-untyped-def]
-    """``owner`` has no event any more."""
-    k = np.int64(where[owner])
-    if k >= 0:
-        where[owner] = -1
-        n = i[I_HEAP] - 1
-        i[I_HEAP] = n
-        if k < n:
-            _place(heap, where, n, k, heap[n, TIME], heap[n, SEQ], np.int64(heap[n, OWNER]))
+from euston.clock._state import (
+    BLOCKER, CHOSEN, COMPUTE, END, EV_CAPACITY, EV_CAPPED, EV_COMPUTE, EV_DONE, EV_FLOW, EV_RELEASE,
+    EV_ROUTES, FIRST, FOLLOWER, FROM, I_DONE, I_EVENTS, I_FREE, I_HEAP, I_OUT, I_READY,
+    LEAST_LOADED_AFTER_GAP, LEFT, LEFT_BYTES, MOVES, NONE, ONE, OP, OUTBOX, OWNER, P_BUSY, P_CHOICE,
+    RANDOM_AFTER_GAP, READY, RUNNING, SINCE, SIZE, SLOWED, SLOWERS, SLOWS, SPEED, START, STREAM, TIME,
+    TOUCHED, TRANSFER, T_CAP, T_WEIGHT, WAITING, WINDOW, WORK_LEFT, ZERO, drop, put,
+)  # fmt: skip
+from euston.network._net import (
+    CAPACITY, CHANGED, COLUMN, FREE_SLOT, GIVEN, LAMBDA, N_CHANGED, N_DIRTY, RATE, WEIGHT, bare,
+    close_flow, open_flow, set_capacity,
+)  # fmt: skip
+from euston.network._repair import attempt, retire, settle
 
 
 @bare
@@ -190,9 +43,9 @@ def _set_pace(stream, stream_i, heap, where, i, s, t, speed, slowers, share):  #
         left = stream[WORK_LEFT, s]
         if pace > 0.0 or left == 0.0:
             then = t + left / pace if left > 0.0 else t
-            _put(heap, where, i, s, then)
+            put(heap, where, i, s, then)
         else:
-            _drop(heap, where, i, s)
+            drop(heap, where, i, s)
 
 
 @bare
@@ -311,7 +164,7 @@ def _begin(fx, st, net, ch, op, t):  # type: ignore[no-untyped-def]
             # The capped flows without rows end with a wait that counts as one more flow.
             ops[LEFT, op] = opened + 1
             then = t + capped
-    _put(heap, where, i, stream.shape[1] + net.flow.shape[0] + op, then)
+    put(heap, where, i, stream.shape[1] + net.flow.shape[0] + op, then)
 
 
 @bare
@@ -390,9 +243,9 @@ def _rerate(net, heap, where, i, streams, lag, t):  # type: ignore[no-untyped-de
         flow[f, FROM] = reached
         if rate > 0.0 or left == 0.0:
             then = t + _ends_in(left, rate, reached, lag) if left > 0.0 else t
-            _put(heap, where, i, streams + f, then)
+            put(heap, where, i, streams + f, then)
         else:
-            _drop(heap, where, i, streams + f)
+            drop(heap, where, i, streams + f)
     settle(net)
 
 
@@ -463,7 +316,7 @@ def advance(fx, st, net, ch, whole, solved, until):  # type: ignore[no-untyped-d
         edge = t + max(WINDOW * t, st.window[0])
         while t <= edge:
             owner = np.int64(heap[0, OWNER])
-            _drop(heap, where, i, owner)
+            drop(heap, where, i, owner)
             if owner < slots:
                 kind, x = EV_COMPUTE, owner
             elif owner < operations:
@@ -498,7 +351,7 @@ def advance(fx, st, net, ch, whole, solved, until):  # type: ignore[no-untyped-d
                 ops[LEFT, op] -= 1
                 if ops[LEFT, op] == 0:
                     then = t + fx.t_latency[fixed[MOVES, op]] * fx.work[op]
-                    _put(heap, where, i, operations + op, then)
+                    put(heap, where, i, operations + op, then)
             elif kind == EV_RELEASE:
                 _release(ops, i, external_id[x], NONE)
             elif kind == EV_ROUTES:

@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from euston.clock import _kernel as k
+from euston.clock import _state as k
+from euston.clock._kernel import advance
 from euston.clock.conductor import Message
 from euston.clock.program import Kind, Program, TransferTable
 from euston.errors import ConfigError, SimulationError
-from euston.network import _repair as n_
+from euston.network import _net as n_
+from euston.network._repair import component
 from euston.network.columns import transpose
 
 __all__ = ["CapacityEvent", "Event", "Execution", "Executor", "RouteEvent", "SpeedEvent", "execute"]
@@ -93,11 +94,6 @@ class Execution:
         )
 
 
-def _plain(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
-    """The one layout that the kernel is compiled for."""
-    return np.require(array, dtype, ["C", "W"])
-
-
 def _check(transfers: TransferTable, capacity: NDArray[np.float64]) -> None:
     """Refuse transfers that the network can not carry in finite time, or that make no sense."""
     columns = transfers.columns
@@ -115,51 +111,6 @@ def _check(transfers: TransferTable, capacity: NDArray[np.float64]) -> None:
             raise ConfigError(
                 f"transfers: {name} must be positive (sizes, times and shares: >= 0) and finite"
             )
-
-
-def _choices(transfers: TransferTable) -> k.Choices | None:
-    """The kernel's form of the table's choices."""
-    given = transfers.choices
-    if given is None:
-        return None
-    columns, flows = len(transfers.columns), transfers.column.size
-    routes = np.require(given.routes, np.int32, ["C", "W"])
-    if given.count.shape != (flows,) or given.pair.shape != (flows,) or routes.shape[1:] != (columns,):
-        raise ConfigError(f"choices must name {flows} flows and {columns} columns")
-    last = transfers.column + given.count - 1
-    inside = (given.count >= 1).all() and (not flows or last.max() < columns)
-    if not inside or (routes.size and (routes.min() < -1 or routes.max() >= columns)):
-        raise ConfigError("choices name columns that do not exist")
-    pairs = int(given.pair.max(initial=0)) + 1
-    pair_i = np.zeros((2, pairs), np.int64)
-    pair_i[k.P_CHOICE] = -1
-    return k.Choices(
-        candidates=_plain(given.count, np.int32),
-        pair=_plain(given.pair, np.int32),
-        rule=np.array([given.rule], np.int64),
-        gap=np.array([given.gap]),
-        random=np.array([given.seed * 0x9E3779B97F4A7C15 % 2**64 | 1], np.uint64),
-        pair_last=np.full(pairs, -np.inf),
-        pair_i=pair_i,
-        asked=np.zeros(transfers.columns.rows),
-        routes=routes,
-        epoch=np.zeros(1, np.int64),
-    )
-
-
-def _queues(transfers: TransferTable) -> n_.Queues | None:
-    """The kernel's form of the table's queues."""
-    given = transfers.queues
-    if given is None:
-        return None
-    flows, rows = transfers.column.size, transfers.columns.rows
-    phi = np.array(given.weights, np.float64, ndmin=2)
-    if given.queue.shape != (flows,) or given.priority.shape != (flows,) or phi.shape[0] not in (1, rows):
-        raise ConfigError(f"queues must name {flows} flows and weights of 1 or {rows} rows")
-    inside = ((given.queue >= 0) & (given.queue < phi.shape[1])).all()
-    if not inside or not (phi > 0).all():
-        raise ConfigError(f"queues must be 0 to {phi.shape[1] - 1} with positive weights")
-    return n_.Queues(np.array(given.queue, np.int64), np.array(given.priority, np.int64), phi)
 
 
 class Executor:
@@ -220,7 +171,7 @@ class Executor:
             )
         _check(transfers, cap)
         # Whom each operation's end releases: the dependency lists reversed, and the next on its stream.
-        succ_ptr, succ = transpose(_plain(program.dep_ptr, np.int64), _plain(program.dep, np.int32), n)
+        succ_ptr, succ = transpose(k.plain(program.dep_ptr, np.int64), k.plain(program.dep, np.int32), n)
         next_in_stream = np.full(n, -1, np.int32)
         queued = np.argsort(program.stream, kind="stable")
         behind = program.stream[queued[1:]] == program.stream[queued[:-1]]
@@ -248,17 +199,17 @@ class Executor:
         slows = np.where(is_transfer, program.slows, -1)
         i32 = np.int32
         self._fixed = k.Fixed(
-            kind=_plain(program.kind, np.uint8),
+            kind=k.plain(program.kind, np.uint8),
             op=np.stack([program.stream, program.transfer, next_in_stream, slows]).astype(i32),
-            work=_plain(program.work, np.float64),
-            notify=_plain(program.notify, np.bool_),
+            work=k.plain(program.work, np.float64),
+            notify=k.plain(program.notify, np.bool_),
             succ_ptr=succ_ptr,
             succ=succ,
-            t_ptr=_plain(transfers.ptr, np.int64),
-            t_column=_plain(transfers.column, i32),
+            t_ptr=k.plain(transfers.ptr, np.int64),
+            t_column=k.plain(transfers.column, i32),
             flow=np.stack([transfers.size, transfers.weight, transfers.rate_cap]).astype(np.float64),
-            t_latency=_plain(transfers.latency, np.float64),
-            t_slow_share=_plain(transfers.slow_share, np.float64),
+            t_latency=k.plain(transfers.latency, np.float64),
+            t_slow_share=k.plain(transfers.slow_share, np.float64),
         )
         speeds = np.ones(streams) if speed is None else np.array(speed, np.float64)
         if speeds.shape != (streams,) or not ((speeds >= 0) & (speeds < np.inf)).all():
@@ -290,8 +241,8 @@ class Executor:
                 most[event.row] = max(most[event.row], event.capacity)
         self._net = n_.net(columns, cap, slots, most=most, tol=tol)
         self._net.flow_list[n_.FREE_SLOT] = np.arange(slots - 1, -1, -1)
-        self._choices = _choices(transfers)
-        self._queues = _queues(transfers)
+        self._choices = k.choices_of(transfers)
+        self._queues = k.queues_of(transfers)
         roots = np.flatnonzero(waiting == 0)[::-1]
         st.op[k.READY, : roots.size] = roots
         st.i[k.I_READY] = roots.size
@@ -366,10 +317,10 @@ class Executor:
             self._plan(self._planned, message.time, int(k.EV_RELEASE), op, 0.0)
         whole, solved = self._queues is not None, False
         while True:
-            self._next = k.advance(self._fixed, st, self._net, self._choices, whole, solved, float(until))
+            self._next = advance(self._fixed, st, self._net, self._choices, whole, solved, float(until))
             if self._next == self._next:
                 break
-            n_.component(self._net, self._queues)
+            component(self._net, self._queues)
             solved = True
         n = int(st.i[k.I_OUT])
         st.i[k.I_OUT] = 0

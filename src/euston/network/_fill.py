@@ -86,16 +86,25 @@ def _rounds(live, n, column, weight, rate_cap, ptr, row, coefficient, rows, rate
 @_helper
 def _sift(key, what, n, k):  # type: ignore[no-untyped-def]
     """Entry ``k`` of the 4-ary heap of ``n`` may be larger than its children: put it where it belongs."""
+    mine, me = key[k], what[k]
     while True:
-        least = k
-        for child in range(4 * k + 1, min(4 * k + 5, n)):
-            if key[child] < key[least]:
-                least = child
-        if least == k:
-            return
-        key[k], key[least] = key[least], key[k]
-        what[k], what[least] = what[least], what[k]
+        first = 4 * k + 1
+        if first + 4 <= n:  # two pairs, then the better of each: no branch to foresee
+            a = first + (key[first + 1] < key[first])
+            b = first + 2 + (key[first + 3] < key[first + 2])
+            least = b if key[b] < key[a] else a
+        elif first < n:
+            least = first
+            for child in range(first + 1, n):
+                if key[child] < key[least]:
+                    least = child
+        else:
+            break
+        if key[least] >= mine:
+            break
+        key[k], what[k] = key[least], what[least]
         k = least
+    key[k], what[k] = mine, me
 
 
 @_helper
@@ -111,17 +120,17 @@ def _by_heap(live, n, column, weight, rate_cap, ptr, row, coefficient, rows, rat
         entries += ptr[c + 1] - ptr[c]
         for e in range(ptr[c], ptr[c + 1]):
             place[row[e]] = -1.0
-    state = np.empty((min(entries, free.size), 3))  # free, summed weights and number of undecided flows
+    state = np.empty((min(entries, free.size), 4))  # free, summed weights, number of undecided flows, none
     start = np.zeros(state.shape[0] + 2, np.int64)
     name = np.empty(state.shape[0], np.int32)
     where = np.empty(entries, np.int32)
-    begin = np.empty(n + 1, np.int64)
+    begin = np.empty(n + 1, np.int32)
+    settled = np.zeros(n, np.bool_)  # asked for every entry: small enough for a near cache
     used, at, capped = 0, 0, 0
     for i in range(n):
         f = live[i]
         c = column[f]
         begin[i] = at
-        bottleneck[f] = _UNDECIDED
         capped += rate_cap[f] < np.inf
         for e in range(ptr[c], ptr[c + 1]):
             r = row[e]
@@ -182,30 +191,33 @@ def _by_heap(live, n, column, weight, rate_cap, ptr, row, coefficient, rows, rat
             first, last = start[k], start[k + 1]
         for m in range(first, last):
             i = k - used if own else int(member[m])
-            f = live[i]
-            if bottleneck[f] != _UNDECIDED:
+            if settled[i]:
                 continue
+            settled[i] = True
+            f = live[i]
             bottleneck[f] = OWN_CAP if own else np.int64(name[k])
-            rate[f] = level * weight[f]
+            w = weight[f]
+            x = level * w
+            rate[f] = x
             e = ptr[column[f]] - begin[i]
             for j in range(begin[i], begin[i + 1]):
                 q = where[j]
                 share = coefficient[e + j]
-                state[q, 0] = max(state[q, 0] - share * rate[f], 0.0)
-                state[q, 1] -= share * weight[f]
+                state[q, 0] = max(state[q, 0] - share * x, 0.0)
+                state[q, 1] -= share * w
                 state[q, 2] -= 1.0
                 if state[q, 2] == 1.0:
                     # One flow left: what the subtractions left of its weight is dust next to the truth.
                     for other in range(start[q], start[q + 1]):
                         g = np.int64(member[other])
-                        if bottleneck[live[g]] == _UNDECIDED:
+                        if not settled[g]:
                             for h in range(begin[g], begin[g + 1]):
                                 if where[h] == q:
                                     c = ptr[column[live[g]]] - begin[g]
                                     state[q, 1] = coefficient[c + h] * weight[live[g]]
     for i in range(n):
         f = live[i]
-        if bottleneck[f] == _UNDECIDED:  # nothing but rows without an end, or no row
+        if not settled[i]:  # nothing but rows without an end, or no row
             rate[f] = np.inf
             bottleneck[f] = UNBOUNDED
     return pops
@@ -221,26 +233,36 @@ def fill(live, n, column, weight, rate_cap, ptr, row, coefficient, rows, rate, b
     pops.
     """
     capacity, free, demand, low = rows[CAPACITY], rows[FREE], rows[DEMAND], rows[LOW]
+    entries, used = 0, 0
     for i in range(n):
-        c = column[live[i]]
-        for e in range(ptr[c], ptr[c + 1]):
-            r = row[e]
-            free[r] = capacity[r]
-            demand[r] = 0.0
-            low[r] = np.inf
-    if limit == AUTO:
-        entries, used = 0, 0
+        entries += ptr[column[live[i]] + 1] - ptr[column[live[i]]]
+    every = entries > low.size  # then one row after the other, else those that are touched
+    if every:
+        free[:] = capacity
+        demand[:] = 0.0
+        low[:] = np.inf
+    else:
         for i in range(n):
             c = column[live[i]]
-            entries += ptr[c + 1] - ptr[c]
+            for e in range(ptr[c], ptr[c + 1]):
+                r = row[e]
+                free[r] = capacity[r]
+                demand[r] = 0.0
+                low[r] = np.inf
+    if limit == AUTO:
+        for i in range(n):
+            c = column[live[i]]
             for e in range(ptr[c], ptr[c + 1]):
                 used += low[row[e]] == np.inf
                 low[row[e]] = 0.0
-        for i in range(n):
-            c = column[live[i]]
-            for e in range(ptr[c], ptr[c + 1]):
-                low[row[e]] = np.inf
         limit = _ROUNDS if entries <= _SHALLOW * used else 0
+        if every:
+            low[:] = np.inf
+        else:
+            for i in range(n):
+                c = column[live[i]]
+                for e in range(ptr[c], ptr[c + 1]):
+                    low[row[e]] = np.inf
     rounds, pops = 0, 0
     if limit > 0:
         n, rounds = _rounds(

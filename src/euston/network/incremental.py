@@ -10,8 +10,9 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from euston.errors import ConfigError
-from euston.network import _repair as k
+from euston.network import _net as k
 from euston.network._fill import OWN_CAP, SLACK, UNBOUNDED
+from euston.network._repair import attempt, component, retire, settle
 from euston.network.columns import Columns
 from euston.network.fluid import Allocation
 
@@ -26,17 +27,17 @@ def _change(net, closed, opened, column, weight, cap, rows, capacity):  # type: 
         k.open_flow(net, opened[j], column[j], weight[j], cap[j])
     for j in range(rows.size):
         k.set_capacity(net, rows[j], capacity[j])
-    return k.attempt(net, False)
+    return attempt(net, False)
 
 
 @njit(cache=True, no_cfunc_wrapper=True)
 def _finish(net):  # type: ignore[no-untyped-def]
-    k.retire(net)
+    retire(net)
     moved = net.n[k.N_CHANGED]
     for j in range(moved):
         f = net.flow_list[k.CHANGED, j]
         net.flow[f, k.RATE] = net.flow[f, k.LAMBDA] * net.flow[f, k.WEIGHT]
-    k.settle(net)
+    settle(net)
     return moved
 
 
@@ -123,7 +124,7 @@ class Incremental:
         slots = np.array([self._free.pop() for _ in range(cols.size)], np.int64)
         self._active[slots] = True
         if not _change(self._net, shut, slots, cols, w, limit, changed, caps):
-            k.component(self._net, None)
+            component(self._net, None)
         _finish(self._net)
         return slots
 
@@ -153,7 +154,7 @@ class Incremental:
         slots = np.flatnonzero(self._active)
         column = net.flow_i[slots, k.COLUMN]
         rate, weight, cap = (net.flow[slots, line] for line in (k.RATE, k.WEIGHT, k.CAP))
-        # What the path alone allows is kept as a cap too (see ``_repair.open_flow``).
+        # What the path alone allows is kept as a cap too (see ``_net.open_flow``).
         cap = np.where(cap < net.fastest[column], cap, np.inf)
         level = rate / weight
         bottleneck = np.full(slots.size, UNBOUNDED, np.int64)

@@ -84,9 +84,12 @@ def prepare(s: Scenario) -> PreparedTraffic:
 
     if not s.is_traffic:
         raise ConfigError(at("jobs", "a study of the network has jobs of kind traffic only"))
-    if s.run.network not in ("fluid", "packet"):
+    if s.run.network not in ("fluid", "packet", "decomposed"):
         raise ConfigError(
-            at("run.network", f"{s.run.network} moves no traffic in this version; use fluid or packet")
+            at(
+                "run.network",
+                f"{s.run.network} moves no traffic in this version; use fluid, packet or decomposed",
+            )
         )
     names = {s.site(job.placement.site).name for job in s.jobs}
     if len(names) > 1:
@@ -95,7 +98,8 @@ def prepare(s: Scenario) -> PreparedTraffic:
     built = site_fabric(home, f"sites[{s.sites.index(home)}]")
     transport = s.policies.transport.make()
     balancing = s.policies.balancing.make(s.run.seed)
-    if "balancing" not in s.policies.model_fields_set and getattr(transport, "in_order", False):
+    hashed = s.run.network == "decomposed" or getattr(transport, "in_order", False)
+    if "balancing" not in s.policies.model_fields_set and hashed:
         balancing = Ecmp(seed=s.run.seed)
     if hasattr(balancing, "check"):
         balancing.check(built, where="policies.balancing")
@@ -114,7 +118,11 @@ def prepare(s: Scenario) -> PreparedTraffic:
         transport,
         s.policies.allocation.make(),
         link_faults(s, home.name, built),
-        {"fluid": s.run.fluid.make(transport, s.run.folding), "packet": packet},
+        {
+            "fluid": s.run.fluid.make(transport, s.run.folding),
+            "packet": packet,
+            "decomposed": s.run.decomposed.make(transport),
+        },
     )
 
 
@@ -134,7 +142,7 @@ def simulate_traffic(
 
     Parameters
     ----------
-    network : "fluid" | "packet", optional
+    network : "fluid" | "packet" | "decomposed", optional
         Wins over ``run.network``.
     seed, progress
         See `simulate`.
@@ -145,8 +153,8 @@ def simulate_traffic(
         See `simulate`.
     """
     tell = progress or (lambda _: None)
-    ready = _traffic(source, seed, tell)
-    chosen = ready.scenario.run.network if network is None else network
+    ready = _traffic(source, seed, tell, network)
+    chosen = ready.scenario.run.network
     tell(f"running {len(ready.flows.traffic):,} flows, {chosen}")
     return traffic_result(ready, ready.run(chosen, tell))
 
@@ -174,10 +182,13 @@ def compare_traffic(
     return result
 
 
-def _traffic(source: Scenario | str | Path, seed: int | None, tell: Progress) -> PreparedTraffic:
+def _traffic(
+    source: Scenario | str | Path, seed: int | None, tell: Progress, network: str | None = None
+) -> PreparedTraffic:
     s = source if isinstance(source, Scenario) else scenarios.load(source)
-    if seed is not None:
-        s = s.model_copy(update={"run": s.run.model_copy(update={"seed": seed})})
+    changes = {"seed": seed, "network": network}
+    given = {key: value for key, value in changes.items() if value is not None}
+    s = s.model_copy(update={"run": s.run.model_copy(update=given)})
     tell("building the fabric and its traffic")
     return prepare(s)
 

@@ -1,4 +1,4 @@
-"""`run.fluid` and `run.packet`: what the two network engines assume when they run traffic jobs."""
+"""`run.fluid`, `run.packet`, `run.decomposed`: what network engines assume when they run traffic jobs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from euston.scenario._base import (
 if TYPE_CHECKING:  # the engines are imported when they run: most scenarios need one of them, or none
     from euston.network.packet import PacketSettings
     from euston.network.transport import Transport
+    from euston.traffic.decomposition import DecomposedSettings
     from euston.traffic.fluid import FluidSettings
 
-__all__ = ["FluidSection", "PacketSection"]
+__all__ = ["DecomposedSection", "FluidSection", "PacketSection"]
 
 Portion = Annotated[Number, Field(ge=0, le=1)]
 
@@ -52,6 +53,24 @@ class FluidSection(Section):
 
         frame = framing(transport)
         return FluidSettings(mtu=frame.mtu, header=frame.header, folding=folding, **self.model_dump())
+
+
+class DecomposedSection(Section):
+    """Tails link by link (Parsimon): hashed flows that do not wait for each other, one queue per link."""
+
+    standing_queue: DataSize = Field(
+        default=0,
+        description="Bytes that congestion control leaves in the queue of a link that several flows fill.",
+    )
+    cluster: Annotated[Number, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="Links that differ by at most this share are simulated once; 0: each."
+    )
+
+    def make(self, transport: Transport) -> DecomposedSettings:
+        """The settings under a transport's framing."""
+        from euston.traffic.decomposition import DecomposedSettings
+
+        return DecomposedSettings(transport.mtu, transport.header, float(self.standing_queue), self.cluster)
 
 
 class PacketSection(Section):

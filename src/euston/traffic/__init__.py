@@ -9,7 +9,7 @@ from euston.traffic.arrivals import ARRIVALS
 from euston.traffic.bounds import Bounds, bounds
 from euston.traffic.cdf import PUBLISHED, SizeCdf, published, read_cdf
 from euston.traffic.columns import COLUMNS
-from euston.traffic.decomposition import run_decomposed
+from euston.traffic.decomposition import DecomposedSettings, run_decomposed
 from euston.traffic.htsim import read_connections, write_connections
 from euston.traffic.ideal import ideal_completion, wire_bytes
 from euston.traffic.io import FORMATS, read_flows, write_flows
@@ -40,6 +40,7 @@ from euston.traffic.summary import flow_result_to_result
 from euston.traffic.traffic import Collective, Traffic
 
 __all__ = [
+    "DecomposedSettings",
     "ARRIVALS",
     "COLUMNS",
     "FORMATS",

@@ -20,13 +20,41 @@ from euston.seeds import stream
 from euston.traffic._link import share_link
 from euston.traffic.ideal import ideal_completion, wire_bytes
 
-__all__ = ["run_decomposed"]
+__all__ = ["DecomposedSettings", "run_decomposed"]
 
 # A bucket of flows of like size has at least so many flows and spans at least so large a factor (Parsimon).
 BUCKET_FLOWS = 100
 BUCKET_SPAN = 2.0
 # Links of like load that a link is compared with.
 _CANDIDATES = 64
+
+
+@dataclass(frozen=True)
+class DecomposedSettings:
+    """What a decomposition assumes.
+
+    Attributes
+    ----------
+    mtu, header : int
+        Wire bytes of a full packet and of its header.
+    standing_queue : float
+        Bytes that congestion control leaves in the queue of a switch's link that several flows fill (marking
+        threshold, or target delay times capacity); a flow that comes then waits for them once.
+    cluster : float
+        Links whose load and size quantiles differ by at most this share are simulated once; 0 is off.
+    """
+
+    mtu: int = 4154
+    header: int = 58
+    standing_queue: float = 0.0
+    cluster: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.standing_queue < np.inf or not 0 <= self.cluster < 1:
+            raise ConfigError(
+                f"`settings`: standing_queue {self.standing_queue} bytes, cluster {self.cluster}; 0 or more, "
+                "the latter below 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -54,10 +82,7 @@ def run_decomposed(
     flows: Flows,
     fabric: Fabric,
     *,
-    mtu: int = 4154,
-    header: int = 58,
-    standing_queue: float = 0.0,
-    cluster: float = 0.0,
+    settings: DecomposedSettings | None = None,
     seed: int = 0,
     network: Network = "auto",
 ) -> FlowResult:
@@ -67,13 +92,7 @@ def run_decomposed(
 
     Parameters
     ----------
-    mtu, header : int
-        Wire bytes of a full packet and of its header.
-    standing_queue : float
-        Bytes that congestion control leaves in the queue of a switch's link that several flows fill (marking
-        threshold, or target delay times capacity); a flow that comes then waits for them once.
-    cluster : float
-        Links whose load and size quantiles differ by at most this share are simulated once; 0 is off.
+    settings : DecomposedSettings, optional
     seed : int
         Of the paths and of the draws.
 
@@ -95,8 +114,8 @@ def run_decomposed(
             "`flows`: a decomposition needs flows that do not wait for each other and have equal weights and "
             "priorities; use the fluid or the packet engine"
         )
-    if not 0 <= standing_queue < np.inf or not 0 <= cluster < 1:
-        raise ConfigError(f"`standing_queue`: {standing_queue} bytes, cluster {cluster}; 0 or more, below 1")
+    s = DecomposedSettings() if settings is None else settings
+    mtu, header, standing_queue, cluster = s.mtu, s.header, s.standing_queue, s.cluster
     ideal = ideal_completion(flows, fabric, mtu, header, choices=1, network=network)
     wire = wire_bytes(flows.bytes, mtu, header)
     packets = np.ceil(flows.bytes / (mtu - header))

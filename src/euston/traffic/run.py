@@ -23,14 +23,16 @@ from euston.network.faults import LinkFault, capacity_at, change_times
 from euston.network.packet import Fault, PacketEngine, PacketSettings
 from euston.network.transport import Transport
 from euston.network.transport.nscc import Nscc
+from euston.traffic.decomposition import DecomposedSettings, run_decomposed
 from euston.traffic.fluid import FluidSettings, run_fluid
 
 __all__ = ["NETWORKS", "NetworkFidelity", "framing", "one_path_or_all", "packet_faults", "run_flows"]
 
-NetworkFidelity = Literal["fluid", "packet"]
-NETWORKS: tuple[NetworkFidelity, ...] = ("fluid", "packet")
+NetworkFidelity = Literal["fluid", "packet", "decomposed"]
+NETWORKS: tuple[NetworkFidelity, ...] = ("fluid", "packet", "decomposed")
 """Engines that run flows."""
 
+_SETTINGS = {"fluid": FluidSettings, "packet": PacketSettings, "decomposed": DecomposedSettings}
 FIRST_STEP = 20e-6  # simulated seconds
 
 
@@ -45,7 +47,7 @@ def run_flows(
     jobs: Sequence[str] = ("",),
     job: ArrayLike = 0,
     faults: Sequence[LinkFault] = (),
-    settings: FluidSettings | PacketSettings | None = None,
+    settings: FluidSettings | PacketSettings | DecomposedSettings | None = None,
     seed: int = 0,
     until: float = np.inf,
     progress: Callable[[str], None] | None = None,
@@ -54,18 +56,19 @@ def run_flows(
 
     Parameters
     ----------
-    network : "fluid" | "packet"
+    network : "fluid" | "packet" | "decomposed"
     balancing : Balancing
-        When left out `Spray`, or `Ecmp` under a packet transport whose receivers want packets in order.
+        When left out `Spray`, or `Ecmp` under a packet transport whose receivers want packets in order and
+        where flows are decomposed, which knows nothing else.
     transport : Transport
-        Of the packet engine, `Nscc` when left out. The fluid engine takes its packet and header sizes only
-        (unless ``settings`` give them), so that both move the same bytes on the wire.
+        Of the packet engine, `Nscc` when left out. The others take its packet and header sizes only
+        (unless ``settings`` give them), so that all move the same bytes on the wire.
     allocation : AllocationPolicy
         Who is in which queue of every link; one queue for all when left out, whatever flows are marked with.
     jobs, job : sequence of str, int[F] or int
         Names of jobs and the job of each flow, for policies that tell jobs apart.
     faults : sequence of LinkFault
-    settings : FluidSettings or PacketSettings
+    settings : FluidSettings, PacketSettings or DecomposedSettings
         Of that engine.
     progress : callable, optional
         Told how far the packet engine is.
@@ -79,14 +82,14 @@ def run_flows(
     """
     if network not in NETWORKS:
         raise ConfigError(f"`network`: {unknown('network engine', network, NETWORKS)}")
-    kind = FluidSettings if network == "fluid" else PacketSettings
+    kind = _SETTINGS[network]
     if settings is not None and not isinstance(settings, kind):
         raise ConfigError(f"`settings`: {type(settings).__name__} is not for {network}; use {kind.__name__}")
     policy = one_path_or_all(network, transport) if balancing is None else balancing
     if network == "fluid":
         if settings is None and transport is not None:
             settings = framing(transport)
-        assert not isinstance(settings, PacketSettings)
+        assert not isinstance(settings, PacketSettings | DecomposedSettings)
         result = run_fluid(
             flows,
             fabric,
@@ -101,7 +104,13 @@ def run_flows(
         )
         result.meta["until"] = None if until == np.inf else until
         return result
-    assert not isinstance(settings, FluidSettings)
+    if network == "decomposed":
+        assert not isinstance(settings, FluidSettings | PacketSettings)
+        if settings is None and transport is not None:
+            settings = DecomposedSettings(transport.mtu, transport.header)
+        _decomposable(policy, allocation, faults, until)
+        return run_decomposed(flows, fabric, settings=settings, seed=seed)
+    assert not isinstance(settings, FluidSettings | DecomposedSettings)
     settings = PacketSettings() if settings is None else settings
     flows.check(fabric)
     alive = capacity_at(fabric, faults, 0.0) > 0
@@ -146,7 +155,26 @@ def _advance(engine: PacketEngine, until: float, tell: Callable[[str], None]) ->
 def one_path_or_all(network: str, transport: Transport | None) -> Balancing:
     """The balancing where nobody says one: spraying, but one path for what throws away what overtakes."""
     in_order = network == "packet" and transport is not None and getattr(transport, "in_order", False)
-    return Ecmp() if in_order else Spray()
+    return Ecmp() if in_order or network == "decomposed" else Spray()
+
+
+def _decomposable(
+    policy: Balancing, allocation: AllocationPolicy | None, faults: Sequence[LinkFault], until: float
+) -> None:
+    """Refuse what links that know nothing of each other cannot have."""
+    wrong = {
+        "policies.balancing": policy.name != "ecmp" and f"{policy.name!r}; every flow is hashed to one path",
+        "policies.allocation": allocation is not None
+        and not isinstance(allocation, MaxMin)
+        and f"{allocation.name!r}; a link has one queue",
+        "faults": bool(faults) and "links do not change",
+        "run.until": until < np.inf and "all flows are run to their ends",
+    }
+    for where, why in wrong.items():
+        if why:
+            raise ConfigError(
+                f"`{where}`: {why} where flows are decomposed; use run.network: fluid or packet"
+            )
 
 
 def framing(transport: Transport) -> FluidSettings:

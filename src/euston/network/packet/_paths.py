@@ -110,6 +110,20 @@ def _bitmap(config, slot, paths, count, s):  # type: ignore[no-untyped-def]
 
 
 @helper
+def _keep(config, slot, paths, s, ev, size):  # type: ignore[no-untyped-def]
+    """A good value goes into the ring of the last ``size``, a power of two, behind the values' penalties."""
+    paths[s, config[K_ENTROPIES] + (slot[s, S_RECYCLED_AT] & (size - 1))] = ev
+    slot[s, S_RECYCLED_AT] += 1
+    slot[s, S_RECYCLED] = min(size, slot[s, S_RECYCLED] + 1)
+
+
+@helper
+def _kept(config, slot, paths, s, ago, size):  # type: ignore[no-untyped-def]
+    """The value that was kept ``ago`` values ago."""
+    return np.int64(paths[s, config[K_ENTROPIES] + ((slot[s, S_RECYCLED_AT] - ago) & (size - 1))])
+
+
+@helper
 def _reps(config, slot, paths, count, s):  # type: ignore[no-untyped-def]
     """REPS: ring of the last 8 good values; S_EV counts the fresh ones, S_MIX walks it while frozen."""
     n = config[K_ENTROPIES]
@@ -126,7 +140,7 @@ def _reps(config, slot, paths, count, s):  # type: ignore[no-untyped-def]
     if fresh == 0:
         return below(count, RNG_PATH, n)
     slot[s, S_EV] = fresh - 1
-    return np.int64(paths[s, n + (slot[s, S_RECYCLED_AT] - fresh) % REPS_BUFFER])
+    return _kept(config, slot, paths, s, fresh, REPS_BUFFER)
 
 
 @helper
@@ -194,9 +208,8 @@ def choose(net, st, s, now):  # type: ignore[no-untyped-def]
         return np.int64(0)
     held = slot[s, S_RECYCLED]
     if mode == MIXED and held > 0:
-        size = net.config[K_RECYCLE]
         slot[s, S_RECYCLED] = held - 1
-        return np.int64(st.paths[s, net.config[K_ENTROPIES] + ((slot[s, S_RECYCLED_AT] - held) & (size - 1))])
+        return _kept(net.config, slot, st.paths, s, held, net.config[K_RECYCLE])
     if mode == ADAPTIVE:
         return _adaptive(net, st, s)
     if mode == UGAL:
@@ -208,15 +221,12 @@ def choose(net, st, s, now):  # type: ignore[no-untyped-def]
 @helper
 def learn(config, slot, paths, s, ev, what, now):  # type: ignore[no-untyped-def]
     """What became of a packet with entropy value ``ev``."""
-    mode, n = config[K_MODE], config[K_ENTROPIES]
+    mode = config[K_MODE]
     if mode in (MIXED, BITMAP):
         if what != GOOD:
             paths[s, ev] = min(MOST, np.int64(paths[s, ev]) + PENALTY[what])
         elif mode == MIXED:
-            size = config[K_RECYCLE]
-            paths[s, n + (slot[s, S_RECYCLED_AT] & (size - 1))] = ev
-            slot[s, S_RECYCLED_AT] += 1
-            slot[s, S_RECYCLED] = min(size, slot[s, S_RECYCLED] + 1)
+            _keep(config, slot, paths, s, ev, config[K_RECYCLE])
     elif mode == REPS:
         if what == SILENT and slot[s, S_FROZEN] == 0 and slot[s, S_EXPLORE] == 0:
             slot[s, S_FROZEN] = now + REPS_FREEZE
@@ -228,7 +238,5 @@ def learn(config, slot, paths, s, ev, what, now):  # type: ignore[no-untyped-def
             slot[s, S_EV] = 0
             slot[s, S_EXPLORE] = REPS_EXPLORE
         if what == GOOD:
-            paths[s, n + slot[s, S_RECYCLED_AT] % REPS_BUFFER] = ev
-            slot[s, S_RECYCLED_AT] += 1
-            slot[s, S_RECYCLED] = min(REPS_BUFFER, slot[s, S_RECYCLED] + 1)
+            _keep(config, slot, paths, s, ev, REPS_BUFFER)
             slot[s, S_EV] = min(REPS_BUFFER, slot[s, S_EV] + 1)

@@ -342,13 +342,14 @@ class PacketEngine:
             tables=tables,
             meta={
                 "fidelity": "packet",
-                "ends": "the sender knows that the receiver is content"
-                if self._lossy
-                else "the sender knows that all bytes arrived",
+                "ends": "the sender knows that "
+                + ("the receiver is content" if self._lossy else "all bytes arrived"),
                 "tol": 0.0,
                 "seed": self.seed,
                 "fold_ratio": 1.0,
                 "wall_s": self._wall,
+                "mtu": self.transport.mtu,
+                "header": self.transport.header,
                 "transport": repr(self.transport),
                 "balancing": f"{PathMode(self.choice.mode).name.lower()}, {self.choice.entropies} entropies",
                 "settings": repr(self.settings),
