@@ -1,6 +1,6 @@
 """Oracle 10: in process, on Ray and over sockets (with TLS and keys) a federation gives the same
-parameters, bit for bit;
-and oracle 12 over sockets: a trainer killed in a round, an aggregator killed and started again."""
+parameters, bit for bit; and oracle 12 over sockets: a trainer killed in a round, an aggregator killed and
+started again."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -75,18 +74,20 @@ def _child(config: FederationConfig, folder: Path, where: Path) -> None:
 @pytest.mark.slow
 def test_kill_9_anywhere(federation: Make, folder: Path, data: DataSet, tmp_path: Path) -> None:
     """Oracle 11: the aggregator killed at a random moment, again and again, ends where it would have."""
-    config = federation(rounds=30, outer=OuterConfig("nesterov", 0.7, 0.9), sync=STREAMING)
+    config = federation(rounds=300, outer=OuterConfig("nesterov", 0.7, 0.9), sync=STREAMING)
     train(config, data, tmp_path / "whole")
     random, context = np.random.default_rng(0), multiprocessing.get_context("spawn")
-    where = tmp_path / "killed"
+    where, reached = tmp_path / "killed", 0
     for _ in range(3):
         child = context.Process(target=_child, args=(config, folder, where))
         child.start()
-        while child.is_alive() and not files.numbers(where, "round")[3:]:
-            time.sleep(0.02)
-        time.sleep(float(random.uniform(0, 0.5)))
-        os.kill(child.pid or 0, signal.SIGKILL)
+        while child.is_alive() and max(files.numbers(where, "round"), default=0) < reached + 3:
+            time.sleep(0.002)
+        time.sleep(float(random.uniform(0, 0.1)))
+        child.kill()
         child.join()
+        assert child.exitcode == -signal.SIGKILL  # and not at its end
+        reached = max(files.numbers(where, "round"))
     train(config, data, where)
     assert np.array_equal(load_parameters(where)[1], load_parameters(tmp_path / "whole")[1])
 

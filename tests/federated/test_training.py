@@ -228,3 +228,46 @@ def test_topologies_agree(federation: Make, data: DataSet, tmp_path: Path) -> No
     found = [final(federation(topology=t), data, tmp_path / t) for t in ("ps", "ar", "rar")]
     assert np.array_equal(found[0], found[1])
     np.testing.assert_allclose(found[0], found[2], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"local": {"inner_state": "stateless"}}, {"islands": 2}, {"per_round": 2}, {"sync": {"fragments": 1}},
+], ids=str)  # fmt: skip
+def test_steps_ahead_change_nothing(
+    federation: Make, data: DataSet, tmp_path: Path, changes: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site that goes on while its update travels ends where one that waits does, losses included; also
+    where its update is lost and the steps are undone.
+    """
+    from dataclasses import replace
+
+    from euston.federated.backend import InProcess
+    from euston.federated.site import Site
+
+    sync = {"fragments": 2, "overlap_steps": 1, "mix": 0.5, "codec": "int8", "down_codec": "int8"}
+    config = federation(rounds=8, **{**changes, "sync": {**sync, **changes.get("sync", {})}})
+
+    class Loses(InProcess):
+        def poll(self, timeout: float):  # type: ignore[no-untyped-def]
+            replies = super().poll(timeout)
+            gone = [r.client == 1 and r.round == 3 for r in replies]
+            return [replace(r, status="failed") if g else r for r, g in zip(replies, gone, strict=True)]
+
+    def rounds(name: str) -> list[float]:
+        table = train(config, data, tmp_path / name, backend=Loses(config, data)).tables["rounds"]
+        return table["loss"].to_list()
+
+    waits = rounds("a")
+    work, used = Site.work, []
+
+    def eager(self: Site, order):  # type: ignore[no-untyped-def]
+        reply = work(self, order)
+        used.append(self._begun is not None)
+        if reply.status == "ok":
+            self.ahead(order)
+        return reply
+
+    monkeypatch.setattr(Site, "work", eager)
+    assert rounds("b") == waits
+    assert np.array_equal(load_parameters(tmp_path / "a")[1], load_parameters(tmp_path / "b")[1])
+    assert any(used) and not all(used)

@@ -8,6 +8,7 @@ import pytest
 
 from euston import scenario as sc
 from euston.errors import BadInput, ConfigError
+from euston.scenario.jobs import JOB_KINDS
 
 GOOD = """\
 version: 1
@@ -150,7 +151,7 @@ CASES = [
         "kind: trainin",
         "9:5: `jobs[0].kind`: unknown job kind 'trainin'; did you mean 'training'?",
     ),
-    ("    kind: training\n", "", "8:5: `jobs[0].kind`: is missing; the kinds are training, traffic"),
+    ("    kind: training\n", "", f"8:5: `jobs[0].kind`: is missing; the kinds are {', '.join(JOB_KINDS)}"),
     (
         JOB_KEY,
         "    software: megatron-2020\n    batch:",

@@ -8,7 +8,18 @@ import typer
 from typer.core import TyperGroup
 
 from euston import __version__
-from euston.cli import _campaign, _catalog, _doctor, _files, _net, _photon, _reproduce, _simulate, _transport
+from euston.cli import (
+    _campaign,
+    _catalog,
+    _doctor,
+    _files,
+    _net,
+    _photon,
+    _plan,
+    _reproduce,
+    _simulate,
+    _transport,
+)
 from euston.cli._out import clean, say
 from euston.errors import EustonError
 
@@ -53,6 +64,7 @@ app = typer.Typer(
 )
 app.command("simulate")(_simulate.simulate)
 app.command("compare")(_simulate.compare)
+app.command("plan")(_plan.plan)
 app.command("campaign")(_campaign.campaign)
 app.command("validate")(_files.validate)
 app.command("schema")(_files.schema)

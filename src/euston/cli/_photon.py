@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -50,6 +51,8 @@ Set = Annotated[
     ),
 ]
 RUN = Path("photon-run")
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
 
 
 class Where(StrEnum):
@@ -150,10 +153,24 @@ def _train(
     if backend is Where.ray:
         from euston.federated.simulation import train_on_ray
 
-        result = train_on_ray(config, texts, folder, run, progress=tell, say=_words(quiet))
+        with _interruptible():
+            result = train_on_ray(config, texts, folder, run, progress=tell, say=_words(quiet))
     else:
-        result = federated.train(config, texts, run, progress=tell, say=_words(quiet))
+        with _interruptible():
+            result = federated.train(config, texts, run, progress=tell, say=_words(quiet))
     _show(result, report, json_, quiet)
+
+
+@contextmanager
+def _interruptible(
+    words: str = "interrupted; the same line goes on from the last checkpoint",
+) -> Iterator[None]:
+    """Ctrl-C loses nothing that is saved, and says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(words)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _words(quiet: bool) -> Callable[[str], None]:
@@ -181,7 +198,8 @@ def resume(
     _check(report)
     config = federated.load_config(run)
     texts, _ = _data(data, run, quiet)
-    result = federated.train(config, texts, run, progress=_teller(config, quiet), say=_words(quiet))
+    with _interruptible():
+        result = federated.train(config, texts, run, progress=_teller(config, quiet), say=_words(quiet))
     _show(result, report, json_, quiet)
 
 
@@ -228,7 +246,8 @@ def compare(
     rows, plain = [], []
     for name, arm in arms(config).items():
         say(f"{name}: {arm.total_rounds} rounds of {arm.steps_per_round} steps", quiet=quiet)
-        result = federated.train(arm, texts, run / name, progress=_teller(arm, quiet), say=_words(quiet))
+        with _interruptible():
+            result = federated.train(arm, texts, run / name, progress=_teller(arm, quiet), say=_words(quiet))
         s = result.scalars
         moved = s["payload_bytes"] / max(1, arm.sampled) if name != "centralised" else 0.0
         plain.append({"arm": name, **s})
@@ -292,7 +311,7 @@ def walltime(
             rows.append(
                 [link, topology, f"{t.total / 3600:.3g}", f"{t.utilisation:.1%}", f"{t.bytes_per_client:.3g}"]
             )
-        t = data_parallel_time(4.0 * layout.size, config.sampled, config.serial_steps, rate, speed)
+        t = data_parallel_time(4.0 * layout.size, config.sampled, config.serial_steps, rate, speed, late)
         plain.append(
             {
                 "bandwidth": link,
@@ -359,6 +378,10 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Plain text: one machine or a private tunnel.")
     ] = False,
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", metavar="HOST", help="How sites reach this machine, for its certificate."),
+    ] = None,
     key: Annotated[
         list[Path] | None,
         typer.Option("--key", metavar="PUB", help="A site's public key; only these may join."),
@@ -378,8 +401,21 @@ def serve(
         raise BadInput("give --tls DIR, or --insecure for one machine or a private tunnel (one of the two)")
     config = _load(file, set_, seed, None if data is None else DataSet.load(data))
     host, port = _address(address)
-    serve(config, run, Address(host, port, tls), data_folder=data, node_keys=key or [],
-          progress=_teller(config, quiet), say=_words(quiet))  # fmt: skip
+    _end_in_order()
+    where = Address(host, port, tls, tuple(name or ()))
+    with _interruptible():
+        serve(config, run, where, data_folder=data, node_keys=key or [],
+              progress=_teller(config, quiet), say=_words(quiet))  # fmt: skip
+
+
+def _end_in_order() -> None:
+    """Being told to end (kill, a service manager) is as good as Ctrl-C: children end too."""
+    import signal
+
+    def end(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -429,7 +465,11 @@ def join(
         )
         return
     folder = state or Path(f"photon-site-{client}")
-    with running_site(address, client, data, folder, ca=ca, key=key, whole=not dealt) as keep:
+    _end_in_order()
+    with (
+        _interruptible("left the federation; the same line joins it again"),
+        running_site(address, client, data, folder, ca=ca, key=key, whole=not dealt) as keep,
+    ):
         say(f"site {client} takes part; its log is {folder / 'supernode.log'}; Ctrl-C leaves", quiet=quiet)
         while True:
             keep()

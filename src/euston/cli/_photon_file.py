@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from euston.errors import ConfigError, at
+from euston.errors import ConfigError
 
 if TYPE_CHECKING:
     from euston.federated import FederationConfig
-
-_MAX = 2**20
 
 DEFAULT: dict[str, Any] = {
     # 0.2 M parameters, half a million tokens: about two minutes on a laptop
@@ -38,23 +36,9 @@ def read_federation(
     ConfigError
         No such file, no YAML mapping, or a key that does not fit.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from euston.federated.file import read_values
 
-    try:
-        if file.stat().st_size > _MAX:
-            raise ConfigError(at(file.name, "is larger than 1 MiB; a federation is small"))
-        values = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(at(str(file), f"cannot be read: {error.strerror or error}")) from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(at(file.name, f"unreadable YAML: {' '.join(str(error).split())}")) from None
-    if not isinstance(values, dict):
-        raise ConfigError(at(file.name, "is no mapping; it begins with `version: 1` and `model:`"))
-    version = values.pop("version", 1)
-    if version != 1:
-        raise ConfigError(at(f"{file.name}:version", f"{version!r}; this euston reads version 1"))
-    return _build(values, changes, seed, vocab, file.name)
+    return _build(read_values(file), changes, seed, vocab, file.name)
 
 
 def _copy(values: dict[str, Any]) -> dict[str, Any]:

@@ -130,6 +130,9 @@ def _document(result: Result) -> dict[str, Any]:
     return document(result, timeline=False)
 
 
+_TABLES = {"federated": ("sites", "topologies")}
+"""Tables printed whole after the headline numbers, by kind of result."""
+
 _HEADLINES = ("step_time", "mfu", "tflops_per_accelerator", "tokens_per_second", "memory_peak")
 
 
@@ -165,6 +168,8 @@ def _summary(result: Result) -> None:
             [[scalar_text(key, value, result.units) for key, value in row.items()] for row in jobs],
             right=range(1, len(jobs[0])),
         )
+    for name in _TABLES.get(result.kind, ()):
+        _whole(result, name)
     count = len(_rows(result, "assumptions") or result.meta.get("assumptions") or [])
     if count:
         own = sum(
@@ -175,6 +180,16 @@ def _summary(result: Result) -> None:
         inputs, them = ("1 input is", "it") if count == 1 else (f"{count} inputs are", "them")
         by_file = f", {own} of them by the scenario itself" if own else ""
         out.print(f"{inputs} assumed, defaulted, transferred or recalled{by_file}; the report lists {them}.")
+
+
+def _whole(result: Result, name: str) -> None:
+    from euston.report import cell
+
+    rows = _rows(result, name)
+    if rows:
+        lines = [[cell(name, key, value) for key, value in row.items()] for row in rows]
+        console().print()
+        table([key.replace("_", " ") for key in rows[0]], lines, right=range(1, len(rows[0])))
 
 
 def _rows(result: Result, name: str) -> list[dict[str, Any]]:

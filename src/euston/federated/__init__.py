@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from euston.federated.evaluate import Evaluator
     from euston.federated.layout import Flat
     from euston.federated.run import load_config, load_parameters, train, train_centralised
+    from euston.federated.simulated import Client, simulate_federation
     from euston.federated.strategy import NesterovOuter
     from euston.federated.volume import per_step_bytes, round_bytes
     from euston.federated.walltime import WallTime, ring_order, wall_time
+    from euston.federated.wan import Wan
 
 __all__ = [
+    "Client",
     "DataSet",
     "Decoder",
     "Evaluator",
@@ -44,6 +47,7 @@ __all__ = [
     "PrivacyConfig",
     "SyncConfig",
     "WallTime",
+    "Wan",
     "build",
     "builtin",
     "load_config",
@@ -51,6 +55,7 @@ __all__ = [
     "per_step_bytes",
     "ring_order",
     "round_bytes",
+    "simulate_federation",
     "train",
     "train_centralised",
     "wall_time",
@@ -62,9 +67,11 @@ _WHERE = {
     "evaluate": ("Evaluator",),
     "layout": ("Flat",),
     "run": ("load_config", "load_parameters", "train", "train_centralised"),
+    "simulated": ("Client", "simulate_federation"),
     "strategy": ("NesterovOuter",),
     "volume": ("per_step_bytes", "round_bytes"),
     "walltime": ("WallTime", "ring_order", "wall_time"),
+    "wan": ("Wan",),
 }
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
 _EXTRAS = {"torch": "train", "flwr": "train", "tokenizers": "train", "ray": "scale"}

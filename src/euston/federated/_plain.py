@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
 from pydantic import ValidationError
 
 from euston.errors import ConfigError, at, nearest
-from euston.models import Transformer
+from euston.models import Transformer, transformer
 
-__all__ = ["first_problem", "model_values"]
+__all__ = ["first_problem", "model_from", "model_values"]
 
 
 def model_values(model: Transformer) -> dict[str, Any]:
@@ -19,6 +20,39 @@ def model_values(model: Transformer) -> dict[str, Any]:
     default = asdict(Transformer("", layers=1, hidden=1, heads=1, vocab=1))
     keep = {"name", "layers", "hidden", "heads", "vocab", "kv_heads", "head_dim", "ffn"}
     return {key: value for key, value in plain.items() if key in keep or value != default.get(key)}
+
+
+def model_from(given: Any, where: str) -> Transformer:
+    """A model from plain data: a mapping, a name of the catalogue, or one already.
+
+    Raises
+    ------
+    ConfigError
+        An unknown key, or one that every model needs and this one lacks.
+    """
+    if isinstance(given, Transformer):
+        return given
+    if isinstance(given, str):
+        return transformer(given)
+    if not isinstance(given, Mapping):
+        needed = "give layers, hidden, heads, vocab, or a name of the catalogue"
+        raise ConfigError(at(f"{where}.model", f"is missing; {needed}"))
+    shape = dict(given)
+    kinds = {f.name: str(f.type) for f in fields(Transformer)}
+    known = list(kinds)
+    for key, value in shape.items():
+        if key not in known:
+            guess = nearest(str(key), known)
+            hint = f"did you mean {guess!r}?" if guess else f"the keys here are {', '.join(known)}"
+            raise ConfigError(at(f"{where}.model.{key}", f"unknown key; {hint}"))
+        wanted = {"bool": bool, "int": int, "str": str}.get(kinds[key])
+        if wanted is not None and type(value) is not wanted:
+            words = {bool: "neither true nor false", int: "no whole number", str: "no text"}[wanted]
+            raise ConfigError(at(f"{where}.model.{key}", f"{value!r} is {words}"))
+    missing = next((key for key in ("layers", "hidden", "heads", "vocab") if key not in shape), None)
+    if missing:
+        raise ConfigError(at(f"{where}.model.{missing}", "is missing"))
+    return Transformer.from_values(str(shape.pop("name", "model")), shape)
 
 
 def first_problem(error: ValidationError, cls: type, where: str) -> str:

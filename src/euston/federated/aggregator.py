@@ -19,9 +19,11 @@ from euston.federated.coding import decode, encode
 from euston.federated.config import FederationConfig
 from euston.federated.exchange import Mean, OrderedFold, ring_mean
 from euston.federated.layout import Flat
+from euston.federated.plan import down_parts, moments_down, moments_up, sample
 from euston.federated.privacy import clipped, noise, update_norm
 from euston.federated.site import parameters_hash
 from euston.federated.state import Seen, State
+from euston.federated.volume import ring_moments
 from euston.federated.wire import Order, Part, Reply, header
 
 __all__ = ["Aggregator", "QuorumTimeout", "Round"]
@@ -54,6 +56,7 @@ class Aggregator:
         self.config, self.backend, self.state, self.tokenizer = config, backend, state, tokenizer
         self.layout = Flat.of(config.model, config.sync.fragments, config.sync.pattern)
         self._norms: dict[int, float] = {}
+        self._new = True
 
     # -- one round
 
@@ -66,10 +69,11 @@ class Aggregator:
             No quorum within `join_deadline`, or `max_failed_rounds` attempts in a row without one.
         """
         state, fault = self.state, self.config.fault
+        bytes_ = {"up": 0, "down": 0, "initial": 0, "control": 0}  # of all attempts
         while True:
             began = time.perf_counter()
             picked = self._sample(tell)
-            replies, refused, bytes_ = self._collect(picked, save)
+            replies, refused = self._collect(picked, save, bytes_)
             if len(replies) >= fault.quorum:
                 attempts = state.failed + 1
                 row = self._commit(replies, bytes_)
@@ -87,7 +91,9 @@ class Aggregator:
     def _sample(self, tell: Callable[[str], None]) -> list[int]:
         """K of the clients that are there. A client that is away changes nobody else's turn."""
         config, state = self.config, self.state
-        need = config.sampled if state.round == 0 else config.fault.quorum
+        # whoever has just started waits for all, so that a restart changes nothing
+        need = config.sampled if self._new else config.fault.quorum
+        self._new = False
         until = time.monotonic() + config.fault.join_deadline
         there = self.backend.clients()
         while len(there) < need and time.monotonic() < until:
@@ -99,19 +105,19 @@ class Aggregator:
                 f"round {state.round + 1}: {len(there)} clients after {config.fault.join_deadline:g} s, "
                 f"a quorum is {config.fault.quorum}"
             )
-        key = np.random.SeedSequence((config.seed, 0x5A3B, state.round, state.failed))
-        turn = np.random.Generator(np.random.Philox(key)).permutation(config.clients)
-        return sorted([int(k) for k in turn if int(k) in set(there)][: config.sampled])
+        return sample(config, state.round, state.failed, there)
 
     def _collect(
-        self, picked: Sequence[int], save: bool
-    ) -> tuple[list[tuple[Reply, Floats]], dict[int, str], dict[str, int]]:
-        """Send orders, wait, check what comes; taken replies with their decoded update, in client order."""
+        self, picked: Sequence[int], save: bool, bytes_: dict[str, int]
+    ) -> tuple[list[tuple[Reply, Floats]], dict[int, str]]:
+        """Send orders, wait, check what comes; taken replies with their decoded update, in client order.
+
+        What crosses on the way is added to `bytes_`.
+        """
         fault = self.config.fault
         deadline = fault.deadline
         if deadline and self.state.round == 0:
             deadline = fault.first_deadline or 10 * fault.deadline
-        bytes_ = {"up": 0, "down": 0, "initial": 0, "control": 0}
         taken: list[tuple[Reply, Floats]] = []
         refused: dict[int, str] = {}
 
@@ -160,7 +166,7 @@ class Aggregator:
         self.backend.forget()
         for k in sorted(waiting):
             refused[k] = "no reply before the deadline"
-        return taken, refused, bytes_
+        return taken, refused
 
     # -- what goes down
 
@@ -199,7 +205,7 @@ class Aggregator:
 
     def _parts(self, seen: Seen | None) -> tuple[list[Part], list[NDArray[np.uint8]]]:
         config, state, layout = self.config, self.state, self.layout
-        count, last = config.sync.fragments, state.round - 1
+        accepted = -1 if seen is None else seen.accepted
         parts: list[Part] = []
         blobs: list[NDArray[np.uint8]] = []
 
@@ -208,33 +214,24 @@ class Aggregator:
             key = StepKey(config.seed, state.round, part.fragment)
             blobs.extend(encode("none", vector, layout.fragment_slices(part.fragment), key))
 
-        followed = seen is not None and seen.accepted >= 0
-        streaming = count > 1 or config.sync.overlap_steps > 0 or config.sync.mix > 0
-        if not followed or not (streaming or config.sync.down_codec != "none"):
-            stale = set(range(count))
-        else:
-            assert seen is not None
-            stale = {r % count for r in range(seen.accepted, state.round)}
-        for fragment in sorted(stale):
-            just_now = followed and fragment == last % count
-            at_step = config.sync.overlap_steps if just_now else 0
-            if just_now and seen is not None and seen.accepted == last and config.sync.down_codec != "none":
-                parts.append(Part(fragment, "increment", at_step))
-                blobs.extend(state.increments)
+        for down in down_parts(config, state.round, accepted):
+            if down.full:
+                add(Part(down.fragment, "full", down.at_step), state.view)
             else:
-                add(Part(fragment, "full", at_step), state.view)
-        if config.local.inner_state == "averaged" and last >= 0:
-            for name, every in (("first", config.local.average_first_every),
-                                ("second", config.local.average_second_every)):  # fmt: skip
-                vector = getattr(state, name)
-                if vector.size and (not followed or state.round % every == 0):
-                    add(Part(0, name), vector)
+                parts.append(Part(down.fragment, "increment", down.at_step))
+                blobs.extend(state.increments)
+        for name in moments_down(config, state.round, accepted):
+            add(Part(0, name), getattr(state, name))
         return parts, blobs
 
     def _count_down(self, order: Order, bytes_: dict[str, int]) -> None:
-        first = self.state.clients[order.client].accepted < 0
+        config, round_ = self.config, self.state.round
+        accepted = self.state.clients[order.client].accepted
         catch_up = order.down_codec != "none" and any(part.kind == "full" for part in order.parts)
-        bytes_["initial" if first or catch_up else "down"] += order.payload_bytes
+        if config.topology == "ps":
+            bytes_["initial" if accepted < 0 or catch_up else "down"] += order.payload_bytes
+        elif accepted < round_ - 1 or accepted < 0:  # the others have it from their peers
+            bytes_["initial"] += order.payload_bytes
         bytes_["control"] += len(header(order))
 
     # -- what comes up
@@ -288,11 +285,7 @@ class Aggregator:
     @property
     def _asked(self) -> tuple[str, ...]:
         """Moments that are averaged in this round."""
-        local, after = self.config.local, self.state.round + 1
-        if local.inner_state != "averaged":
-            return ()
-        periods = {"first": local.average_first_every, "second": local.average_second_every}
-        return tuple(name for name, every in periods.items() if after % every == 0)
+        return moments_up(self.config, self.state.round)
 
     def _moment(self, reply: Reply, i: int) -> Floats:
         slices = self.layout.fragment_slices(0)  # averaged moments go with whole models only
@@ -308,6 +301,7 @@ class Aggregator:
         peers = 0
         if config.topology == "rar":
             mean, peers = self._ring(replies, slices)
+            peers += ring_moments(layout, len(self._asked), len(replies))
         else:
             folded = Mean(layout.size)
             for reply, new in replies:

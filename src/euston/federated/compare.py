@@ -11,9 +11,8 @@ def arms(config: FederationConfig) -> dict[str, FederationConfig]:
     """Configurations by name, all with the tokens and serial steps of `config`.
 
     ``centralised`` (one machine, the batch of all sites), ``local_sgd`` (plain averages), ``diloco``
-    (Nesterov
-    0.7, 0.9), ``streaming`` (as many fragments as divide H and fit the layers, up to 3; one step of overlap,
-    alpha 0.5, 4 bits), and ``own``: the configuration itself where it is none of these.
+    (Nesterov 0.7, 0.9), ``streaming`` (as many fragments as divide H and fit the layers, up to 3; one step
+    of overlap, alpha 0.5, 4 bits), and ``own``: the configuration itself where it is none of these.
     """
     h, steps = config.local.steps, config.serial_steps
     whole = config.with_(sync=SyncConfig(), token_budget=0, rounds=-(-steps // h))

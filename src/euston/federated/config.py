@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from euston.errors import ConfigError, at, nearest
-from euston.federated._plain import first_problem, model_values
+from euston.federated._plain import first_problem, model_from, model_values
 from euston.models import Transformer
 
 __all__ = [
@@ -472,12 +472,7 @@ class FederationConfig:
                     "secure aggregation; trust the aggregator, or use privacy.clip",
                 )
             )
-        model = given.get("model")
-        if isinstance(model, Mapping):
-            shape = dict(model)
-            given["model"] = Transformer.from_values(str(shape.pop("name", "model")), shape)
-        elif not isinstance(model, Transformer):
-            raise ConfigError(at(f"{where}.model", "is missing; give layers, hidden, heads, vocab"))
+        given["model"] = model_from(given.get("model"), where)
         try:
             return TypeAdapter(cls).validate_python(given)
         except ValidationError as error:

@@ -2,8 +2,7 @@
 read.
 
 A folder holds ``manifest.json``, ``tokenizer.json`` and per source ``<name>.train.bin`` and
-``<name>.val.bin``
-(little-endian uint16 or uint32 tokens).
+``<name>.val.bin`` (little-endian uint16 or uint32 tokens).
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from euston.errors import ConfigError, EustonError, MissingExtra, SimulationError
+from euston.federated.aggregator import Round
 from euston.federated.config import FederationConfig
 from euston.federated.flower_env import quiet_environment
 from euston.federated.run import Tell
@@ -59,11 +60,20 @@ class Address:
     tls : Path or None
         Folder with ``ca.pem`` (and at the aggregator ``server.pem``, ``server.key``); None: plain text, for
         one machine or a private tunnel only.
+    names : tuple of str
+        Names and addresses by which sites reach it, for the certificate; the first is what they are told.
     """
 
     host: str
     port: int
     tls: Path | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def reached_by(self) -> tuple[str, ...]:
+        """Names for sites: those given, or the host; of one that listens everywhere, this machine's name."""
+        everywhere = self.host in ("0.0.0.0", "::")
+        return self.names or ((socket.gethostname(),) if everywhere else (self.host,))
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -81,7 +91,8 @@ def join_command(address: Address, client: int, authenticate: bool) -> str:
     """What to type at a site."""
     tls = " --ca ca.pem" if address.tls else " --insecure"
     key = " --key KEY" if authenticate else ""
-    return f"euston photon join {address} --client {client} --data DATA{tls}{key}"
+    where = f"{address.reached_by[0]}:{address.port}"
+    return f"euston photon join {where} --client {client} --data DATA{tls}{key}"
 
 
 @contextmanager
@@ -184,7 +195,7 @@ def serve(
         command.append("--insecure")
         connection += "insecure = true\n"
     else:
-        ca, certificate, key = make_certificates(address.tls.absolute(), [address.host])
+        ca, certificate, key = make_certificates(address.tls.absolute(), address.reached_by)
         command += [
             "--ssl-ca-certfile",
             str(ca),
@@ -197,15 +208,19 @@ def serve(
     if node_keys:
         command.append("--enable-supernode-auth")
     (home / "config.toml").write_text(connection, encoding="utf-8")
-    (folder / "outcome.json").unlink(missing_ok=True)
+    for name in ("outcome.json", "messages.log"):
+        (folder / name).unlink(missing_ok=True)
+    # rounds that an aggregator before this one has made are not told again
+    before = max((row["epoch"] for row in _rows(folder / "rounds.jsonl")), default=-1)
     with _process(command, home, log) as superlink:
         _listening(address, superlink, log)
         for public in node_keys:
             _flwr(["supernode", "register", str(public.absolute()), "photon"], home)
         values = f'run-dir="{folder}" data="{Path(data_folder).absolute() if data_folder else ""}"'
         _flwr(["run", str(app), "photon", "--run-config", values], home)
-        say(f"aggregator at {address}; at each site: {join_command(address, 0, bool(node_keys))}")
-        _watch(folder, superlink, log, progress, say)
+        say(f"aggregator at {address}; at site 0 of {config.clients}: "
+            f"{join_command(address, 0, bool(node_keys))}")  # fmt: skip
+        _watch(before, folder, superlink, log, progress, say)
 
 
 def _write_app(folder: Path) -> Path:
@@ -226,18 +241,28 @@ def _flwr(words: Sequence[str], home: Path) -> str:
     return done.stdout
 
 
+def _rows(rounds: Path) -> list[Round]:
+    """Whole lines of the rounds' log."""
+    lines = rounds.read_text(encoding="utf-8").splitlines(keepends=True) if rounds.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
 def _watch(
-    folder: Path, superlink: subprocess.Popen[bytes], log: Path, progress: Tell, say: Callable[[str], None]
+    before: int,
+    folder: Path,
+    superlink: subprocess.Popen[bytes],
+    log: Path,
+    progress: Tell,
+    say: Callable[[str], None],
 ) -> None:
-    shown, heard = 0, 0
+    heard, shown = 0, 0
     rounds, outcome, messages = folder / "rounds.jsonl", folder / "outcome.json", folder / "messages.log"
     while True:
         ended = outcome.exists() and json.loads(outcome.read_text(encoding="utf-8"))
-        lines = rounds.read_text(encoding="utf-8").splitlines(keepends=True) if rounds.exists() else []
-        for line in lines[shown:]:
-            if line.endswith("\n"):
-                progress(json.loads(line))
-                shown += 1
+        for row in _rows(rounds):
+            if row["epoch"] > before and row["round"] > shown:
+                progress(row)
+                shown = row["round"]
         notes = messages.read_text(encoding="utf-8").splitlines() if messages.exists() else []
         for note in notes[heard:]:
             say(note)

@@ -20,11 +20,10 @@ Doubles = NDArray[np.float64]
 class Outer:
     """FedAvg, FedAvgM (heavy ball), Nesterov as ``torch.optim.SGD(nesterov=True)`` takes it, FedAdam.
 
-    With the pseudo-gradient ``g = theta - mean``: fedavg ``theta - lr g``; heavyball ``m = mu m + g,
-    theta - lr m``;
-    nesterov ``m = mu m + g, theta - lr (g + mu m)`` (DiLoCo, Douillard et al. 2023, arXiv 2311.08105);
-    adam as
-    Flower's FedAdam: Reddi et al. 2021 with Kingma & Ba's bias correction counted from 2.
+    With the pseudo-gradient ``g = theta - mean``: fedavg ``theta - lr g``; heavyball ``m = mu m + g``,
+    ``theta - lr m``; nesterov ``m = mu m + g``, ``theta - lr (g + mu m)`` (DiLoCo, Douillard et al. 2023,
+    arXiv 2311.08105); adam as Flower's FedAdam: Reddi et al. 2021, with Kingma & Ba's bias correction
+    counted from 2.
 
     Attributes
     ----------

@@ -22,9 +22,8 @@ Floats = NDArray[np.float32]
 
 def update_norm(difference: Floats, slices: Sequence[slice]) -> float:
     """Euclidean norm of the fragment's part of a vector."""
-    return math.sqrt(
-        math.fsum(float(np.dot(d, d)) for d in (difference[s].astype(np.float64) for s in slices))
-    )
+    # no np.dot: its threads would fight with torch's, and its sums depend on how many there are
+    return math.sqrt(math.fsum(float(np.square(difference[s], dtype=np.float64).sum()) for s in slices))
 
 
 def clipped(view: Floats, new: Floats, slices: Sequence[slice], most: float) -> Floats:

@@ -240,7 +240,11 @@ def _result(
     meta: dict[str, Any] = {
         "federation": config.values(), "config_digest": config.digest(), "seed": config.seed,
         "package_version": __version__, "parameters": layout.size,
-        "sources": [] if data is None else data.manifest["sources"],
+        "title": f"{config.model.name} on {config.clients} sites, {state.round} rounds",
+        "sources": [] if data is None else [
+            f"{e['name']} {e['version']} ({e['licence']}), sha256 {e['train_sha256']}"
+            for e in data.manifest["sources"]
+        ],
     }  # fmt: skip
     return Result(
         "federated", scalars, {name: kinds.get(name, "1") for name in scalars}, {"rounds": table}, None, meta

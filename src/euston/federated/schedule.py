@@ -1,8 +1,7 @@
 """Learning rate by position in the run: warm-up, then cosine, warm-up-stable-decay or constant.
 
 The position is the aggregator's count of serial steps, never a site's own: a site that joins late starts
-where
-the federation is.
+where the federation is.
 """
 
 from __future__ import annotations

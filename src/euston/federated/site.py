@@ -47,6 +47,15 @@ class _State:
     view: Floats | None
 
 
+@dataclass
+class _Ahead:
+    """Steps made beyond a round, before its answer has come: which state and place they follow."""
+
+    after: tuple[str, int, int]
+    position: int
+    done: list[Trained]
+
+
 class Site:
     """One participant.
 
@@ -82,6 +91,8 @@ class Site:
         self._before: _State | None = None
         self._moments: dict[str, Floats] = {}
         self._run = ""
+        self._ahead: _Ahead | None = None
+        self._begun: list[Trained] | None = None
 
     def work(self, order: Order) -> Reply:
         """Carry out an order.
@@ -123,6 +134,25 @@ class Site:
             windows=tuple(int(t.stream.cursor) for t in self.trainers),
         )  # fmt: skip
 
+    def ahead(self, order: Order) -> None:
+        """Go on with what the next round begins with in any case, while `order`'s answer travels.
+
+        Streaming DiLoCo takes what comes back in only after ``sync.overlap_steps``. The next order makes use
+        of these steps where it follows upon this one, and undoes them where it does not.
+        """
+        position, steps = order.position + order.steps, self.config.sync.overlap_steps
+        settled = (self._now.round, self._now.attempt) == (order.round, order.attempt)
+        if not steps or not settled or self.config.local.inner_state == "averaged":
+            return
+        if position >= self.config.serial_steps:
+            return
+        done = []
+        for trainer in self.trainers:
+            if not self.keeps_moments:
+                trainer.inner.reset()
+            done.append(trainer.run(steps, position))
+        self._ahead = _Ahead((order.run, order.round, order.attempt), position, done)
+
     # -- which state to start from
 
     def _continue_from(self, order: Order) -> None:
@@ -136,6 +166,11 @@ class Site:
                 self._now = self._before
             else:
                 self._now = self._load(order)
+        ahead, self._ahead, self._begun = self._ahead, None, None
+        if ahead is not None and (ahead.after, ahead.position) == ((order.run, *wanted), order.position):
+            self._begun = ahead.done
+            self._before = self._now
+            return
         for trainer, state in zip(self.trainers, self._now.islands, strict=True):
             if state:
                 trainer.restore(state)
@@ -193,9 +228,10 @@ class Site:
         done = []
         for i, (trainer, state) in enumerate(zip(self.trainers, self._now.islands, strict=True)):
             fresh = not self.own_parameters or "local" not in state
+            begun = None if self._begun is None else self._begun[i]
             if fresh:
                 trainer.load(view)
-            if not self.keeps_moments or "first" not in state:
+            if begun is None and (not self.keeps_moments or "first" not in state):
                 trainer.inner.reset()
             if self._moments:
                 steps = state.get("steps", order.position)  # a newcomer takes over moments that are grown up
@@ -213,7 +249,7 @@ class Site:
             until = (
                 stop if stop == float("inf") else time.monotonic() + max(0.0, stop - time.monotonic()) / share
             )
-            done.append(trainer.run(order.steps, order.position, before=merge, stop_at=until))
+            done.append(trainer.run(order.steps, order.position, before=merge, stop_at=until, begun=begun))
         return done
 
     def _update(self, order: Order, view: Floats, done: Sequence[Trained]) -> list[NDArray[np.uint8]]:

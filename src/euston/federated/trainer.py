@@ -36,7 +36,7 @@ def initial_parameters(config: FederationConfig) -> Floats:
 
 @dataclass(frozen=True)
 class Trained:
-    """What one run of local steps did."""
+    """What one run of local steps did; `losses`, float64[steps], one by one."""
 
     steps: int
     samples: int
@@ -44,6 +44,7 @@ class Trained:
     loss_mean: float
     loss_last: float
     seconds: float
+    losses: torch.Tensor
 
 
 def _device(name: str) -> torch.device:
@@ -113,6 +114,7 @@ class Trainer:
         *,
         before: Callable[[int], None] | None = None,
         stop_at: float = float("inf"),
+        begun: Trained | None = None,
     ) -> Trained:
         """Train.
 
@@ -125,6 +127,8 @@ class Trainer:
             Told the number of each step (from 0) before it is made; Streaming DiLoCo merges there.
         stop_at : float
             `time.monotonic` by which to have stopped; at least one step is made.
+        begun : Trained, optional
+            Steps of this run that have been made already; what comes back covers them too.
         """
         local, total = self.local, self.config.schedule_steps
         cast = (
@@ -137,7 +141,8 @@ class Trainer:
         gradient = self.flat.grad
         assert gradient is not None
         slowest, last = 0.0, time.monotonic()
-        for i in range(steps):
+        first = 0 if begun is None else begun.steps
+        for i in range(first, steps):
             if i and last + slowest > stop_at:
                 break
             if before is not None:
@@ -154,9 +159,12 @@ class Trainer:
             losses.append(loss.detach())
             now = time.monotonic()
             slowest, last = max(slowest, now - last), now
-        values = torch.stack(losses).double().cpu()
-        samples = len(losses) * local.batch
+        values = torch.stack(losses).double().cpu() if losses else torch.zeros(0, dtype=torch.float64)
+        spent = time.perf_counter() - began
+        if begun is not None:
+            values, spent = torch.cat((begun.losses, values)), spent + begun.seconds
+        samples = len(values) * local.batch
         return Trained(
-            len(losses), samples, samples * local.sequence, float(values.mean()), float(values[-1]),
-            time.perf_counter() - began,
+            len(values), samples, samples * local.sequence, float(values.mean()), float(values[-1]),
+            spent, values,
         )  # fmt: skip

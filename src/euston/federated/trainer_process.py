@@ -1,8 +1,8 @@
 """A site's own trainer: one process that lives as long as the site takes part, asked over a local socket.
 
 Run as ``python -m euston.federated.trainer_process FOLDER DATA CLIENT whole|dealt``. FOLDER holds its
-socket, its
-key (readable by its owner alone) and the site's state. Messages are raw bytes; nothing is pickled.
+socket, its key (readable by its owner alone) and the site's state. Messages are raw bytes; nothing is
+pickled.
 """
 
 from __future__ import annotations
@@ -59,10 +59,13 @@ def serve(folder: Path, data: str, client: int, whole: bool) -> None:
                     order: Order = unpack(Order, received[4 + size :])
                     try:
                         config = FederationConfig.from_values(json.loads(received[4 : 4 + size]))
-                        reply = site_for(config, data, str(folder), client, whole).work(order)
+                        site = site_for(config, data, str(folder), client, whole)
+                        reply = site.work(order)
                     except (EustonError, RuntimeError) as error:
                         reply = failed(order, str(error))
                     line.send_bytes(pack(reply))
+                if reply.status == "ok":
+                    site.ahead(order)  # while the update is on its way
             except (OSError, EOFError, EustonError, struct.error, ValueError) as error:
                 sys.stderr.write(f"trainer: a connection failed: {error}\n")
 

@@ -1,8 +1,7 @@
 """Compute utilisation of a training run across sites against the bandwidth between them, layer by layer.
 
 A small exact simulation: forward and backward pass through the layers, the exchange of each layer through
-one link
-in the order in which gradients become ready, and forward passes that wait for what they need.
+one link in the order in which gradients become ready, and forward passes that wait for what they need.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from itertools import pairwise
 from euston.federated.coding import codec_of
 from euston.federated.config import FederationConfig
 from euston.federated.layout import Flat
+from euston.federated.plan import client_bytes, moments_up
 
 __all__ = ["RoundBytes", "per_step_bytes", "round_bytes"]
 
@@ -38,27 +39,25 @@ class RoundBytes:
 
 def round_bytes(config: FederationConfig, round_: int) -> RoundBytes:
     """Payload of round `round_` (counted from 0); averaged moments included, initial models not."""
-    layout = Flat.of(config.model, config.sync.fragments, config.sync.pattern)
-    count, k = config.sync.fragments, config.sampled
-    up = layout.payload_bytes(round_ % count, config.sync.codec)
-    local = config.local
-    moments = 4 * layout.size if local.inner_state == "averaged" else 0
-    asked = [(round_ + 1) % every == 0 for every in (local.average_first_every, local.average_second_every)]
-    given = [
-        round_ > 0 and round_ % every == 0
-        for every in (local.average_first_every, local.average_second_every)
-    ]
+    k = config.sampled
+    each = client_bytes(config, round_, round_ - 1)
     if config.topology == "ps":
-        # the fragment that the round before has changed comes down
-        streaming = count > 1 or config.sync.overlap_steps > 0 or config.sync.mix > 0
-        changed = [(round_ - 1) % count] if streaming or config.sync.down_codec != "none" else range(count)
-        down = sum(layout.payload_bytes(f, config.sync.down_codec) for f in changed)
-        down = down if round_ else 0
-        return RoundBytes(k * (up + moments * sum(asked)), k * (down + moments * sum(given)), 0)
-    up += moments * sum(asked)
+        return RoundBytes(k * each.up, 0 if each.catch_up else k * each.down, 0)
     if config.topology == "ar":
-        return RoundBytes(0, 0, k * (k - 1) * up)
-    return RoundBytes(0, 0, _ring_bytes(layout, round_ % count, config.sync.codec, k))
+        return RoundBytes(0, 0, k * (k - 1) * each.up)
+    return RoundBytes(0, 0, ring_bytes(config, round_, k))
+
+
+def ring_bytes(config: FederationConfig, round_: int, k: int) -> int:
+    """What k members of a ring send in all: their updates, and averaged moments."""
+    layout = Flat.of(config.model, config.sync.fragments, config.sync.pattern)
+    update = _ring_bytes(layout, round_ % config.sync.fragments, config.sync.codec, k)
+    return update + ring_moments(layout, len(moments_up(config, round_)), k)
+
+
+def ring_moments(layout: Flat, moments: int, k: int) -> int:
+    """Averaged moments take a ring of their own each, in fp32."""
+    return 2 * (k - 1) * 4 * layout.size * moments
 
 
 def _ring_bytes(layout: Flat, fragment: int, codec: str, k: int) -> int:

@@ -127,10 +127,15 @@ def wall_time(
 
 
 def data_parallel_time(
-    gradient_bytes: float, workers: int, steps: int, steps_per_second: float, bandwidth: float
+    gradient_bytes: float,
+    workers: int,
+    steps: int,
+    steps_per_second: float,
+    bandwidth: float,
+    latency: float = 0.0,
 ) -> WallTime:
     """A ring all-reduce of gradients after every step, without overlap."""
-    return wall_time(gradient_bytes, workers, 1, steps, steps_per_second, bandwidth, "rar")
+    return wall_time(gradient_bytes, workers, 1, steps, steps_per_second, bandwidth, "rar", latency=latency)
 
 
 def federate_machines(
@@ -138,9 +143,8 @@ def federate_machines(
 ) -> bool:
     """Whether machines of one site had better be islands than data-parallel ranks.
 
-    True where the ring exchange of a step's gradient takes more than `share` of the step (our rule;
-    Photon only
-    says that the choice follows the measured link).
+    True where the ring exchange of a step's gradient takes more than `share` of the step (our rule; Photon
+    only says that the choice follows the measured link).
     """
     return 2 * (machines - 1) / machines * gradient_bytes / bandwidth > share * step_seconds
 

@@ -61,8 +61,7 @@ class Order:
         What to send back.
     accepted, accepted_attempt : int
         Last round (-1: none) and try at it of which the aggregator took this site's update: the site
-        continues
-        from its state after that one. Older ones than `settled` will not be asked for again.
+        continues from its state after that one. Older ones than `settled` will not be asked for again.
     windows : tuple of int
         Windows drawn by each island up to then, for a site that has lost its state.
     parent : str

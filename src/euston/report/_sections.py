@@ -67,6 +67,10 @@ def subtitle(result: Result) -> str:
             parts.append(f"{job.get('name')}: {what}")
             continue
         model = job.get("model")
+        if isinstance(job.get("federation"), dict):
+            model = job["federation"].get("model")
+        elif "federation" in job:
+            model = job["federation"]  # a file
         name = model if isinstance(model, str) else str((model or {}).get("name", "model"))
         p = job.get("parallel", {})
         degrees = [

@@ -22,6 +22,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "forward": ("Forward", "#6ba3d6"),
     "backward": ("Backward", "#3767a0"),
     "recompute": ("Recompute", "#a9c8e6"),
+    "communication": ("Exposed within passes", "#e8a33d"),
     "tensor": ("Exposed tensor parallel", "#e8a33d"),
     "context": ("Exposed context parallel", "#c9bb3a"),
     "expert": ("Exposed expert parallel", "#a3742c"),
@@ -105,6 +106,15 @@ HEADLINES = {
     "mttf_expected": ("Mean time to failure, expected", "s"),
     "healthy_step_time": ("Step time, nothing failed", "s"),
     "wall_time": ("Wall-clock time", "s"),
+    "bits_per_byte": ("Held-out bits per byte", ""),
+    "perplexity": ("Perplexity per byte", ""),
+    "utilisation": ("Sites at work", "share"),
+    "round_time": ("Time of a round", "s"),
+    "trained_tokens": ("Tokens trained on", ""),
+    "payload_bytes": ("Updates and models moved", "B"),
+    "wan_bytes": ("Bytes over the WAN", "B"),
+    "initial_bytes": ("Of first models and catching up", "B"),
+    "traffic_ratio": ("Times less than an exchange every step", ""),
 }
 """Scalars shown first, with label and unit."""
 
@@ -117,7 +127,7 @@ SECONDS = {
 BYTES = {
     "parameters", "gradients", "activations", "temporary", "peak", "bytes", "memory_peak", "flow_bytes",
 }  # fmt: skip
-RATES = {"rate", "algbw", "busbw"}
+RATES = {"rate", "algbw", "busbw", "bandwidth"}
 SHARES = {
     "share",
     "mfu",
@@ -240,8 +250,17 @@ def scalar(name: str, value: Any, units: Mapping[str, str]) -> str:
     return with_unit(value, unit)
 
 
+PLANS = {
+    "step_time": "s", "executed": "s", "memory": "B", "energy": "J", "bubble": "share",
+    "communication": "share",
+}  # fmt: skip
+"""Units of the table of a search for plans, whose degrees are named like categories elsewhere."""
+
+
 def column_unit(table: str, column: str) -> str:
     """Unit of a table's column, by its name: tables hold SI."""
+    if table == "plans":
+        return PLANS.get(column, "")
     if column in SHARES:
         return "share"
     if column == "error" or "_error" in column or column.startswith("error_"):

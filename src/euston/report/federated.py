@@ -1,4 +1,4 @@
-"""Charts of a federated run: loss against tokens, serial steps and wall-clock time on several links."""
+"""Charts of a federation: loss against tokens, serial steps and wall-clock time; hours against bandwidth."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ LATENCY = 0.04
 
 
 def sections(result: Result) -> list[Section]:
-    """The charts that the rounds of a trained federation allow."""
+    """The charts that the rounds of a trained federation, or the topologies of a simulated one, allow."""
+    if "topologies" in result.tables:
+        return [_against_bandwidth(result.tables["topologies"])]
     rounds = result.tables.get("rounds")
     if rounds is None or "loss" not in rounds.columns or not rounds.height:
         return []
@@ -40,6 +42,24 @@ def sections(result: Result) -> list[Section]:
         lines = [_line(_clock(rounds, rate), rounds["loss"], name, i) for i, (rate, name) in enumerate(LINKS)]
         found.append(Section("loss_clock", "Loss against wall-clock time", lead, _figure(lines, "seconds")))
     return found
+
+
+def _against_bandwidth(table: pl.DataFrame) -> Section:
+    lines = []
+    for i, (name, rows) in enumerate(table.group_by("method", maintain_order=True)):
+        lines.append(
+            {
+                "type": "scatter", "mode": "lines+markers", "name": str(name[0]),
+                "x": (rows["bandwidth"] * 8e-9).to_list(), "y": (rows["wall_time"] / 3600).to_list(),
+                "line": {"color": PALETTE[i], "width": 2},
+            }
+        )  # fmt: skip
+    figure = _figure(lines, "Gbit/s of every cable")
+    for axis in ("xaxis", "yaxis"):
+        figure["layout"][axis] |= {"type": "log"}
+    figure["layout"]["yaxis"]["title"] = {"text": "hours"}
+    lead = "The whole run by topology, if every cable had this bandwidth; both axes are logarithmic."
+    return Section("hours_bandwidth", "Wall-clock time against bandwidth", lead, figure)
 
 
 def _clock(rounds: pl.DataFrame, rate: float) -> NDArray[np.float64]:

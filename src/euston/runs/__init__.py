@@ -20,6 +20,7 @@ Progress = Callable[[str], None]
 RUNS: dict[frozenset[str], str] = {
     frozenset({"training"}): "euston.runs.training",
     frozenset({"traffic"}): "euston.runs.traffic",
+    frozenset({"federated"}): "euston.runs.federated",
 }
 """The module that runs a scenario, by the kinds of its jobs."""
 

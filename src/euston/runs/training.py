@@ -22,6 +22,8 @@ from euston.training import (
     Iteration,
     TrainingJob,
     Wiring,
+    analyse,
+    analytic_result,
     host_speeds,
     job_result,
     job_scalars,
@@ -86,17 +88,39 @@ def _host_speeds(
 
 
 def _supported(s: Scenario) -> None:
-    if s.run.network in ("packet", "emulate"):
+    if s.run.network in ("packet", "decomposed", "emulate"):
         raise ConfigError(
             at("run.network", f"{s.run.network} is not in this version for training; use fluid or none")
         )
     if s.run.compute == "analytic":
-        raise ConfigError(at("run.compute", "analytic is not in this version; use des"))
+        _closed_form(s)
     names = {s.site(job.placement.site).name for job in s.jobs}
     if len(names) > 1:
         raise ConfigError(
             at("jobs", f"jobs on {len(names)} sites in one run are not in this version; use one site")
         )
+
+
+def _closed_form(s: Scenario) -> None:
+    """What only an executed program knows."""
+    if s.run.network != "none":
+        raise ConfigError(at("run.network", "the closed form has no contention; use none, or compute: des"))
+    if len(s.jobs) > 1:
+        raise ConfigError(at("jobs", f"{len(s.jobs)} jobs never meet in the closed form; use compute: des"))
+    if s.faults:
+        raise ConfigError(at("faults", "the closed form knows none; use compute: des"))
+    if s.run.speeds == "each":
+        raise ConfigError(at("run.speeds", "the closed form reckons with the slowest; use compute: des"))
+    if s.site(s.jobs[0].placement.site).others:
+        raise ConfigError(at("sites", "the closed form has one kind of accelerator; use compute: des"))
+
+
+def _analytic(ready: Prepared) -> Result:
+    """The first job's step in closed form."""
+    job, site = ready.jobs[0][0], ready.site
+    spread = ready.conditions.speed_spread
+    found = analyse(job, site, device(site.accelerator, job), speed_spread=spread)
+    return analytic_result(job, site, found, spread)
 
 
 def run(s: Scenario, tell: Progress) -> Result:
@@ -110,6 +134,12 @@ def run(s: Scenario, tell: Progress) -> Result:
     """
     tell("building the site and its jobs")
     ready = prepare(s)
+    if s.run.compute == "analytic":
+        result = _analytic(ready)
+        _add_facts(result, ready)
+        _add_money(result, ready)
+        _add_references(result, ready)
+        return result
     tell(f"executing {', '.join(job.name for job, _ in ready.jobs)}")
     iteration = _iteration(ready, None)
     result = job_result(iteration, 0, ready.site)
@@ -199,8 +229,8 @@ def _add_money(result: Result, ready: Prepared) -> None:
         result.units["accelerator_cost"] = "USD"
 
 
-def _add_tables(result: Result, iteration: Iteration, ready: Prepared) -> None:
-    """Assumptions, published figures beside ours, the other jobs, links that carried nothing."""
+def _add_references(result: Result, ready: Prepared) -> None:
+    """Assumptions, and published figures beside ours."""
     result.tables["assumptions"] = pl.DataFrame(result.meta["assumptions"])
     rows = [
         {
@@ -215,6 +245,11 @@ def _add_tables(result: Result, iteration: Iteration, ready: Prepared) -> None:
     ]
     if rows:
         result.tables["reference"] = pl.DataFrame(rows)
+
+
+def _add_tables(result: Result, iteration: Iteration, ready: Prepared) -> None:
+    """Assumptions, published figures beside ours, the other jobs, links that carried nothing."""
+    _add_references(result, ready)
     if len(ready.jobs) > 1:
         keys = ("step_time", "mfu", "tflops_per_accelerator", "exposed_communication_fraction")
         found = [job_scalars(iteration, i, ready.site) for i in range(len(ready.jobs))]

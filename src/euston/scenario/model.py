@@ -11,8 +11,10 @@ from euston.scenario._base import Duration, Flag, Number, PositiveDuration, Sect
 from euston.scenario._yaml import Document
 from euston.scenario.allocation import AllocationSection
 from euston.scenario.campaign import CampaignSection
-from euston.scenario.engines import FluidSection, PacketSection
+from euston.scenario.engines import DecomposedSection, FluidSection, PacketSection
+from euston.scenario.federated import FederatedSection
 from euston.scenario.jobs import JOB_KINDS, TrainingSection
+from euston.scenario.plan import PlanSection
 from euston.scenario.policies import BalancingSection, TransportSection
 from euston.scenario.sites import SiteSection
 from euston.scenario.traffic import TrafficSection
@@ -24,7 +26,9 @@ def _job_form(value: Any) -> str:
 
 
 JobSection = Annotated[
-    Annotated[TrainingSection, Tag("~training")] | Annotated[TrafficSection, Tag("~traffic")],
+    Annotated[TrainingSection, Tag("~training")]
+    | Annotated[TrafficSection, Tag("~traffic")]
+    | Annotated[FederatedSection, Tag("~federated")],
     Discriminator(_job_form),
 ]
 """A job of any kind; one whose kind is missing or unknown is refused by the first."""
@@ -83,8 +87,9 @@ class RunSection(Section):
     compute: Literal["analytic", "des"] = Field(
         default="des", description="Closed form, or a schedule executed in time."
     )
-    network: Literal["none", "fluid", "packet", "emulate"] = Field(
-        default="fluid", description="No contention, fluid flows, packets, or Linux network namespaces."
+    network: Literal["none", "fluid", "packet", "decomposed", "emulate"] = Field(
+        default="fluid",
+        description="No contention, fluid flows, packets, link by link, or Linux network namespaces.",
     )
     folding: Flag = Field(
         default=True, description="Treat equal replicas as one; changes speed, never results."
@@ -100,6 +105,9 @@ class RunSection(Section):
     )
     fluid: FluidSection = Field(default_factory=FluidSection, description="Settings of the fluid engine.")
     packet: PacketSection = Field(default_factory=PacketSection, description="Settings of the packet engine.")
+    decomposed: DecomposedSection = Field(
+        default_factory=DecomposedSection, description="Settings of runs link by link."
+    )
     memory: Literal["refuse", "report"] = Field(
         default="refuse",
         description="A job that does not fit its accelerators: refuse it, or run it and report that.",
@@ -126,6 +134,9 @@ class Scenario(Section):
     policies: PoliciesSection = Field(default_factory=PoliciesSection)
     faults: tuple[FaultSection, ...] = ()
     run: RunSection = Field(default_factory=RunSection)
+    plan: PlanSection | None = Field(
+        default=None, description="What `euston plan` may choose for a training job."
+    )
     campaign: CampaignSection | None = Field(
         default=None, description="Days and weeks of a training job on parts that fail; `euston campaign`."
     )

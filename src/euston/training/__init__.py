@@ -1,5 +1,7 @@
 """Training jobs in time: the job, its stages and schedule, the memory it takes."""
 
+from .analytic import analyse
+from .analytic_result import analytic_result
 from .conditions import Conditions, HostFault, LinkFault
 from .iteration import Iteration, JobRun, run_iteration
 from .job import SoftwareProfile, TrainingJob, software
@@ -12,6 +14,8 @@ from .wiring import Wiring, wire
 
 __all__ = [
     "Conditions",
+    "analyse",
+    "analytic_result",
     "HostFault",
     "Iteration",
     "JobRun",

@@ -6,7 +6,7 @@ is priced by the device's measured tables, between domains it is a transfer on t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import comb
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from euston.catalog import Accelerator
 from euston.collectives.network_rates import P2P_LATENCY, SCALE_OUT_STEP_LATENCY
 from euston.devices.interconnect import scale_up_collective
+from euston.models import LayerKind
 from euston.training.stages import Stages
 
 if TYPE_CHECKING:
@@ -155,10 +156,17 @@ class Communication:
 
 
 def communication(
-    job: TrainingJob, stages: Stages, accelerator: Accelerator, seconds: Seconds
+    job: TrainingJob,
+    stages: Stages,
+    accelerator: Accelerator,
+    seconds: Seconds,
+    kinds: Sequence[LayerKind] = (),
 ) -> Communication:
-    """What the job's passes exchange; ``seconds`` prices the compute that hides it."""
-    kinds = job.model.layer_kinds
+    """What the job's passes exchange; ``seconds`` prices the compute that hides it.
+
+    ``kinds`` are the layers that `stages` places, the model's unless given.
+    """
+    kinds = kinds or job.model.layer_kinds
     again = 1.0 if job.recompute == "full" else 0.0
     context = _context(job, accelerator) if job.parallel.context > 1 else None
     expert = _expert(job, accelerator) if job.parallel.expert > 1 else None

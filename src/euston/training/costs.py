@@ -11,19 +11,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from euston.collectives import ring_bytes
 from euston.devices import GPU, Price
 from euston.devices.interconnect import scale_up_collective
 from euston.models import LayerKind, Operator, RankShare
 from euston.models.operator import Part
-from euston.training.communication import Communication, communication
+from euston.training.communication import ChunkTraffic, Communication, communication
 from euston.training.job import TrainingJob
 from euston.training.skew import SPEED_SPREAD, slowest
 from euston.training.stages import Stages
 
-__all__ = ["ChunkCost", "Costs", "TensorCollective", "costs"]
+__all__ = ["ChunkCost", "Costs", "TensorCollective", "UnitCosts", "costs", "unit_costs"]
 
 _ELEMENT = 2  # activations cross the wire in 16 bit, whatever the recipe
 
@@ -290,6 +292,19 @@ def _chunk(job: TrainingJob, stages: Stages, pricer: _Pricer, s: int, c: int) ->
         parts.append(("head", None, 1))
         if job.model.prediction_layers:
             parts.append(("prediction", job.model.layer_kinds[-1], job.model.prediction_layers))
+    for part, kind, times in parts:
+        # Both ways through the pipeline half of the micro-batches visit each copy of a stage.
+        pricer.book(pricer.part(part, kind).operators, times * job.micro_batches // (1 + stages.both_ways))
+    return _sum(job, pricer, parts, kinds)
+
+
+def _sum(
+    job: TrainingJob,
+    pricer: _Pricer,
+    parts: Sequence[tuple[Part, LayerKind | None, int]],
+    kinds: tuple[LayerKind, ...],
+) -> ChunkCost:
+    """Parts, each so many times, as one chunk."""
     sums = dict.fromkeys(("forward", "backward", "recompute", "wgrad", "dense", "experts"), 0.0)
     collectives = [0.0, 0.0, 0.0]
     block = _per_block(job)
@@ -309,10 +324,8 @@ def _chunk(job: TrainingJob, stages: Stages, pricer: _Pricer, s: int, c: int) ->
         if part in ("embedding", "head", "prediction"):  # their own, on the path both ways
             collectives[0] += times * ends
             collectives[1] += times * ends
-        # Both ways through the pipeline half of the micro-batches visit each copy of a stage.
-        pricer.book(priced.operators, times * job.micro_batches // (1 + stages.both_ways))
     return ChunkCost(
-        layers=n,
+        layers=len(kinds),
         forward=sums["forward"],
         backward=sums["backward"],
         recompute=sums["recompute"],
@@ -365,4 +378,78 @@ def costs(job: TrainingJob, stages: Stages, device: GPU, *, speed_spread: float 
         float(_ELEMENT * job.tokens * job.model.hidden / p.tensor),
         pricer.operators(stages.pipeline), pricer.energy * ranks, pricer.executed * ranks,
         communication(job, stages, device.accelerator, seconds),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class UnitCosts:
+    """Prices of a model's parts, one of each: what chunks of any length are made of.
+
+    Attributes
+    ----------
+    layers : dict of LayerKind
+        (cost, traffic) of one layer of each kind.
+    embedding, head : ChunkCost
+        The head with its prediction layers.
+    joules : dict
+        Of one micro-batch through one layer of each kind, and through "embedding" and "head".
+    optimizer : tuple of two float64[N]
+        Logarithms of numbers of parameters, and of the seconds of an optimiser step over so many: of passes
+        over the rank's shard, and of casts into its whole copy, [2, N].
+    """
+
+    layers: dict[LayerKind, tuple[ChunkCost, ChunkTraffic]]
+    embedding: ChunkCost
+    head: ChunkCost
+    joules: dict[LayerKind | str, float]
+    collective: TensorCollective | None
+    communication: Communication
+    pipeline_bytes: float
+    optimizer: tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def unit_costs(job: TrainingJob, device: GPU, *, speed_spread: float = SPEED_SPREAD) -> UnitCosts:
+    """Prices of one layer of each kind, of embedding and head, under a job's layout within a stage.
+
+    Depends on the job's tensor, context and expert degrees, its micro-batch and recomputation, and on nothing
+    else of its layout.
+    """
+    pricer = _Pricer(job, device, slowest(job.parallel.world, speed_spread))
+    kinds = tuple(dict.fromkeys(job.model.layer_kinds))
+    one = Stages(tuple((1,) for _ in kinds))
+
+    def seconds(s: int, c: int, kind: str, phases: tuple[str, ...]) -> float:
+        return pricer.part("layer", kinds[s]).seconds(*phases, kind=kind)
+
+    traffic = communication(job, one, device.accelerator, seconds, kinds)
+    layers = {
+        kind: (_sum(job, pricer, [("layer", kind, 1)], (kind,)), traffic.chunks[i][0])
+        for i, kind in enumerate(kinds)
+    }
+    ends: dict[str, list[tuple[Part, LayerKind | None, int]]] = {
+        "embedding": [("embedding", None, 1)],
+        "head": [("head", None, 1)],
+    }
+    if job.images_per_micro_batch:
+        ends["embedding"].append(("encoder", None, 1))
+    if job.model.prediction_layers:
+        ends["head"].append(("prediction", job.model.layer_kinds[-1], job.model.prediction_layers))
+
+    def joules(parts: Sequence[tuple[Part, LayerKind | None, int]]) -> float:
+        return sum(n * sum(price.joules for _, price in pricer.part(p, k).operators) for p, k, n in parts)
+
+    drawn: dict[LayerKind | str, float] = {kind: joules([("layer", kind, 1)]) for kind in kinds}
+    drawn |= {name: joules(parts) for name, parts in ends.items()}
+    sizes = np.geomspace(1e5, 1e12, 57)
+    spent = np.zeros((2, sizes.size))
+    for i, n in enumerate(sizes.tolist()):
+        step = job.model.optimizer_operators(n, 1, job.precision)
+        for op, price in zip(step, device.price_many(step), strict=True):
+            spent[int(op.kernel == "cast"), i] += price.seconds
+    return UnitCosts(
+        layers, _sum(job, pricer, ends["embedding"], ()), _sum(job, pricer, ends["head"], ()),
+        drawn,
+        _tensor_collective(job, device), traffic,
+        float(_ELEMENT * job.tokens * job.model.hidden / job.parallel.tensor),
+        (np.log(sizes), np.log(np.maximum(spent, 1e-12))),
     )  # fmt: skip

@@ -280,7 +280,7 @@ def _states(job: TrainingJob, units: _Units, copies: int) -> StateBytes:
 # --- what the schedule holds --------------------------------------------------------------------------
 
 
-def _layer_bytes(job: TrainingJob, kind: LayerKind, recompute: Recompute) -> float:
+def layer_bytes(job: TrainingJob, kind: LayerKind, recompute: Recompute) -> float:
     """Saved activations of one layer of a kind and one micro-batch."""
     return float(
         job.model.activation_bytes(
@@ -310,7 +310,7 @@ def _peak(job: TrainingJob, stages: Stages, stage: int, buffers: float) -> dict[
 
     chunks = [_kinds(job, stages, stage, c) for c in range(stages.virtual)]
     saved = np.array(
-        [sum(_layer_bytes(job, kind, job.recompute) for kind in kinds) for kinds in chunks], dtype=np.float64
+        [sum(layer_bytes(job, kind, job.recompute) for kind in kinds) for kinds in chunks], dtype=np.float64
     )
     logits = np.zeros_like(saved)
     for chunk in range(stages.virtual):
@@ -324,7 +324,7 @@ def _peak(job: TrainingJob, stages: Stages, stage: int, buffers: float) -> dict[
             heads = 1 + model.prediction_layers
             saved[chunk] += heads * model.head_activation_bytes(tokens, tensor, sequence)
             # a prediction layer keeps what a layer does, and its two normed inputs side by side
-            extra = _layer_bytes(job, model.layer_kinds[-1], job.recompute) + 4.0 * tokens * model.hidden
+            extra = layer_bytes(job, model.layer_kinds[-1], job.recompute) + 4.0 * tokens * model.hidden
             saved[chunk] += model.prediction_layers * extra
             logits[chunk] = heads * model.logits_bytes(tokens, tensor)
 
@@ -338,19 +338,15 @@ def _peak(job: TrainingJob, stages: Stages, stage: int, buffers: float) -> dict[
         return np.where(passes.is_backward, after - step, after)
 
     # a backward pass brings one layer's dropped activations back
-    recomputed = max((_dropped(job, kind) for kinds in chunks for kind in set(kinds)), default=0.0)
+    recomputed = max((dropped_bytes(job, kind) for kinds in chunks for kind in set(kinds)), default=0.0)
     work = np.where(passes.is_backward, recomputed, 0.0)
     held = during(saved)
-    # of a micro-batch that waits for its backward only the FP32 softmax stays; the pass at work holds more
-    kept = logits * (_LOSS_BYTES["kept"] / _LOSS_BYTES["in-place"])
-    running = logits * (_LOSS_BYTES[job.software.loss] / _LOSS_BYTES["in-place"])
+    kept, running = loss_bytes(job, logits)
     of_logits = during(kept) + (running - kept)[passes.chunk]
     at = int(np.argmax(held + of_logits + work))
 
-    temporary = float(of_logits[at] + work[at]) + _workspace(job)
-    if parallel.sharding == "zero3":
-        temporary += 2.0 * units.gathered(job.reshard_after_forward)
-        temporary += _GRADIENT_BYTES[job.software.gradient_dtype] * units.largest
+    temporary = float(of_logits[at] + work[at]) + workspace_bytes(job)
+    temporary += _gathered(job, units)
     if parallel.world > 1:
         temporary += buffers
     count = during(np.ones_like(saved))
@@ -364,15 +360,40 @@ def _peak(job: TrainingJob, stages: Stages, stage: int, buffers: float) -> dict[
     }
 
 
-def _dropped(job: TrainingJob, kind: LayerKind) -> float:
+def _gathered(job: TrainingJob, units: _Units) -> float:
+    """Parameters and gradients that ZeRO-3 has whole at once."""
+    if job.parallel.sharding != "zero3":
+        return 0.0
+    whole = _GRADIENT_BYTES[job.software.gradient_dtype] * units.largest
+    return 2.0 * units.gathered(job.reshard_after_forward) + whole
+
+
+def training_states(job: TrainingJob, units: tuple[RankShare, ...], copies: int) -> tuple[StateBytes, float]:
+    """Training state of a stage of these units, and what ZeRO-3 has whole at once beside it."""
+    found = _Units(units)
+    return _states(job, found, copies), _gathered(job, found)
+
+
+def loss_bytes(
+    job: TrainingJob, logits: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Bytes of the logits of a micro-batch that waits for its backward, and of the pass at work.
+
+    Only the FP32 softmax stays of the former.
+    """
+    kept = logits * (_LOSS_BYTES["kept"] / _LOSS_BYTES["in-place"])
+    return kept, logits * (_LOSS_BYTES[job.software.loss] / _LOSS_BYTES["in-place"])
+
+
+def dropped_bytes(job: TrainingJob, kind: LayerKind) -> float:
     """What recomputation does not keep of a layer of a kind while its backward does not run."""
     if job.recompute == "none":
         return 0.0
-    kept = 0.0 if job.recompute == "full" else _layer_bytes(job, kind, job.recompute)
-    return _layer_bytes(job, kind, "none") - kept
+    kept = 0.0 if job.recompute == "full" else layer_bytes(job, kind, job.recompute)
+    return layer_bytes(job, kind, "none") - kept
 
 
-def _workspace(job: TrainingJob) -> float:
+def workspace_bytes(job: TrainingJob) -> float:
     """Unsaved tensors while a layer runs: two whole ones of full width and the widest."""
     model = job.model
     gated = 2 if model.gated else 1
