@@ -1,15 +1,11 @@
 """`reproduce photon`: the bandwidth that reaches a compute utilisation, by method (Streaming DiLoCo's table).
 
 Each cell is worked out from layers, step time, parameters (by the model's name), H and method alone: 16
-bits per
-parameter (4 under fp4), one third of a step forward and two thirds backward, each layer's exchange behind
-those
-before it on the link, an overlap of one step. The published values stand on a grid (50 values from 0.1 to
-1000
-Gbit/s, evenly in the logarithm: a step of 1.207); ours are put on it too, downwards. The paper gives
-neither the
-direction nor, in this table, the overlap; both are read off the table and said so in ``guessed``; the need
-before rounding stands in ``extra``.
+bits per parameter (4 under fp4), one third of a step forward and two thirds backward, each layer's exchange
+behind those before it on the link, an overlap of one step. The published values stand on a grid (50 values
+from 0.1 to 1000 Gbit/s, evenly in the logarithm: a step of 1.207); ours are put on it too, downwards. The
+paper gives neither the direction nor, in this table, the overlap; both are read off the table and said so
+in ``guessed``; the need before rounding stands in ``extra``.
 """
 
 from __future__ import annotations
