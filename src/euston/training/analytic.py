@@ -199,7 +199,7 @@ def pass_table(
     job: TrainingJob, one: Uses, kinds: list[tuple[ChunkCost, ChunkTraffic]], where: NDArray[np.intp]
 ) -> Passes:
     """Passes of every chunk; ``kinds`` are the distinct chunks, ``where`` int[p, v] says which is where."""
-    paired = job.schedule == "dualpipe" or (job.software.expert_overlap and job.parallel.expert > 1)
+    paired = job.schedule == "dualpipe" or job.passes_overlap
     split = job.schedule in ("zb-h1", "zb-h2", "dualpipe")
     rows = []
     for cost, traffic in kinds:
@@ -339,7 +339,7 @@ def _pipeline(
         steady = max(0, m - p) * both + min(m, p) * (f + b)
         return steady + (p / 2 - 1) * max(0.0, both + b - 3.0 * w) + 2 * (p - 1) * t
     one_way = float(forward.sum() + backward.sum()) / v + 2 * (p - 1) * t
-    stage = pair.sum(1) if job.software.expert_overlap else (forward + backward).sum(1)
+    stage = pair.sum(1) if job.passes_overlap else (forward + backward).sum(1)
     if not beside and p > 1:  # sends stand in the way of the next pass, one in each direction
         ways = np.full(p, 2.0 * v)
         ways[0] = ways[-1] = 2.0 * v - 1.0 if v > 1 else 1.0

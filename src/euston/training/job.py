@@ -89,7 +89,8 @@ class SoftwareProfile:
         Most scale-up domains that the experts of one token sit in (DeepSeek-V3: 4); 0 is no limit.
     expert_overlap : bool
         The all-to-alls of a micro-batch run beside the compute of another one, whose backward pass is run
-        together with its forward (Megatron-Core's batch-level overlap; DualPipe does so always).
+        together with its forward (Megatron-Core's batch-level overlap, without a pipeline or in an
+        interleaved one; DualPipe does so always).
     recompute, sequence_parallel
         What the framework's users run by default; a job states its own.
     software_date : str
@@ -229,6 +230,22 @@ class TrainingJob:
         tokens = vision.tokens(images.patches)
         work = images.work(self.micro_batches, self.micro_batch, self.sequence, tokens)
         return replace(self, images=images, work=work)
+
+    @property
+    def passes_overlap(self) -> bool:
+        """Whether a forward runs together with the backward behind it, for the sake of their all-to-alls.
+
+        Megatron-Core has it without a pipeline and in the interleaved schedule (combined_1f1b.py). In plain
+        1F1B a stage would wait for the next one's backward before it sends its own forward on; Megatron-Core
+        refuses it (TransformerConfig at d98e8a6: virtual stages "must be specified").
+        """
+        p = self.parallel
+        return self.software.expert_overlap and p.expert > 1 and (p.pipeline == 1 or p.virtual > 1)
+
+    @property
+    def ahead(self) -> int:
+        """Forwards that the schedule runs ahead beyond its usual warm-up."""
+        return int(self.passes_overlap)
 
     @property
     def expert_tensor(self) -> int:

@@ -328,7 +328,9 @@ def _peak(job: TrainingJob, stages: Stages, stage: int, buffers: float) -> dict[
             saved[chunk] += model.prediction_layers * extra
             logits[chunk] = heads * model.logits_bytes(tokens, tensor)
 
-    passes = stage_order(job.schedule, parallel.pipeline, parallel.virtual, job.micro_batches, stage)
+    passes = stage_order(
+        job.schedule, parallel.pipeline, parallel.virtual, job.micro_batches, stage, ahead=job.ahead
+    )
     sign = passes.held
 
     def during(weight: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -94,7 +94,7 @@ def _padded(micro_batches: int, group: int) -> int:
 
 
 def _warm_up(
-    schedule: str, pipeline: int, virtual: int, micro_batches: int, stage: int, group: int | None
+    schedule: str, pipeline: int, virtual: int, micro_batches: int, stage: int, group: int | None, ahead: int
 ) -> int:
     """Forward passes (surplus ones included) before the first alternation of forward and backward.
 
@@ -106,14 +106,20 @@ def _warm_up(
     if schedule == "gpipe":
         return total
     if virtual == 1:
-        return min(pipeline - stage - 1, micro_batches)
+        return min(pipeline - stage - 1 + ahead, micro_batches)
     if micro_batches == pipeline and group is None:
         return total
-    return min(total, 2 * (pipeline - stage - 1) + (virtual - 1) * size)
+    return min(total, 2 * (pipeline - stage - 1) + (virtual - 1) * size + ahead)
 
 
 def in_flight(
-    schedule: str, pipeline: int, virtual: int, micro_batches: int, stage: int, group: int | None = None
+    schedule: str,
+    pipeline: int,
+    virtual: int,
+    micro_batches: int,
+    stage: int,
+    group: int | None = None,
+    ahead: int = 0,
 ) -> int:
     """Bound on the passes whose activations a stage holds at once, in (chunk, micro-batch) pairs.
 
@@ -126,7 +132,7 @@ def in_flight(
     if schedule in SPLIT:
         return split_in_flight(schedule, pipeline, micro_batches, stage)
     total = micro_batches * virtual
-    return min(total, _warm_up(schedule, pipeline, virtual, micro_batches, stage, group) + 1)
+    return min(total, _warm_up(schedule, pipeline, virtual, micro_batches, stage, group, ahead) + 1)
 
 
 def _passes(virtual: int, micro_batches: int, group: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -138,7 +144,13 @@ def _passes(virtual: int, micro_batches: int, group: int) -> tuple[NDArray[np.in
 
 
 def stage_order(
-    schedule: str, pipeline: int, virtual: int, micro_batches: int, stage: int, group: int | None = None
+    schedule: str,
+    pipeline: int,
+    virtual: int,
+    micro_batches: int,
+    stage: int,
+    group: int | None = None,
+    ahead: int = 0,
 ) -> StageOrder:
     """The order of one stage (0-based); see `order`."""
     _validate(schedule, pipeline, virtual, micro_batches)
@@ -150,7 +162,7 @@ def stage_order(
     padded = _padded(micro_batches, size)
     chunk, micro_batch = _passes(virtual, padded, size)
     total = padded * virtual
-    ahead = _warm_up(schedule, pipeline, virtual, micro_batches, stage, group)
+    ahead = _warm_up(schedule, pipeline, virtual, micro_batches, stage, group, ahead)
     forward_at = np.arange(total, dtype=np.int64)  # positions in the final order
     backward_at = np.arange(total, dtype=np.int64) + total
     steady = total - ahead
@@ -174,7 +186,13 @@ def stage_order(
 
 
 def order(
-    schedule: str, pipeline: int, virtual: int, micro_batches: int, *, group: int | None = None
+    schedule: str,
+    pipeline: int,
+    virtual: int,
+    micro_batches: int,
+    *,
+    group: int | None = None,
+    ahead: int = 0,
 ) -> list[StageOrder]:
     """The passes of every stage in the order the stage runs them.
 
@@ -185,6 +203,10 @@ def order(
         Stages, chunks per stage and micro-batches per replica and step.
     group : int, optional
         Interleaved only: micro-batches per group, see `group_size`.
+    ahead : int
+        1F1B and interleaved: so many forwards more before the first alternation. Where a forward and a
+        backward run at once, Megatron-Core runs one more ahead, or each pair would wait for the one on the
+        next stage.
 
     Returns
     -------
@@ -197,6 +219,6 @@ def order(
         micro-batches or an odd number of stages for dualpipe.
     """
     return [
-        stage_order(schedule, pipeline, virtual, micro_batches, stage, group)
+        stage_order(schedule, pipeline, virtual, micro_batches, stage, group, ahead)
         for stage in range(max(pipeline, 1))
     ]

@@ -130,7 +130,7 @@ class _Writer:
         """Of every stage the passes in order, one or two at a time."""
         out = []
         virtual = 1 if self.stages.both_ways else self.v
-        for steps_ in order(self.job.schedule, self.p, virtual, self.m):
+        for steps_ in order(self.job.schedule, self.p, virtual, self.m, ahead=self.job.ahead):
             kind, chunk, micro_batch, paired = (column.tolist() for column in steps_)
             passes: list[Pass] = list(zip(kind, chunk, micro_batch, strict=True))
             parts: list[tuple[Pass, ...]] = []
@@ -144,7 +144,7 @@ class _Writer:
 
     def _overlaps(self, two: list[Pass]) -> bool:
         """Whether a forward and the backward behind it run at once, for the sake of their all-to-alls."""
-        if not self.job.software.expert_overlap or self.job.parallel.expert == 1 or len(two) < 2:
+        if not self.job.passes_overlap or len(two) < 2:
             return False
         (first, _, one), (second, _, other) = two
         return first == FORWARD and second not in (FORWARD, WEIGHT_GRADIENT) and one != other

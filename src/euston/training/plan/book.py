@@ -331,7 +331,7 @@ class Book:
                 extra = self._part(plan, job, "layer", model.layer_kinds[-1])
                 saved[c] += model.prediction_layers * (extra + 4.0 * job.tokens * model.hidden)
                 logits[c] = heads * self._part(plan, job, "logits")
-        chunk, sign, backward = _passes(plan.schedule, plan.pipeline, plan.virtual, m, stage)
+        chunk, sign, backward = _passes(plan.schedule, plan.pipeline, plan.virtual, m, stage, job.ahead)
         held = _during(sign, backward, saved[chunk])
         of_logits = np.zeros_like(held)
         if logits.any():
@@ -352,9 +352,9 @@ def _during(sign: Floats, backward: NDArray[np.bool_], weight: Floats) -> Floats
 
 @lru_cache(maxsize=4096)
 def _passes(
-    schedule: str, pipeline: int, virtual: int, m: int, stage: int
+    schedule: str, pipeline: int, virtual: int, m: int, stage: int, ahead: int
 ) -> tuple[NDArray[np.int32], Floats, NDArray[np.bool_]]:
-    order = stage_order(schedule, pipeline, virtual, m, stage)
+    order = stage_order(schedule, pipeline, virtual, m, stage, ahead=ahead)
     return order.chunk, np.asarray(order.held, np.float64), order.is_backward
 
 
