@@ -91,7 +91,7 @@ class Timeouts:
     t_b : float or None
         None while it is being measured.
     t_c : float
-        0 before the first stage.
+        0 before the first stage; the median of the first ``warm_up`` stages, smoothed from then on.
     x : float
         Share of t_C.
     """
@@ -101,6 +101,7 @@ class Timeouts:
     t_c: float = 0.0
     x: float = 0.0
     whole: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.t_b, self.x = self.settings.t_b, self.settings.early
@@ -108,7 +109,8 @@ class Timeouts:
     @property
     def idle(self) -> float:
         """Seconds without news after which a stage whose senders are all at their ends is over."""
-        return max(self.x * self.t_c, self.settings.floor) if self.t_c else math.inf
+        scale = self.t_c or self.t_b or math.inf  # t_B is the only time known before the first stage
+        return max(self.x * scale, self.settings.floor)
 
     @property
     def silence(self) -> float:
@@ -125,7 +127,12 @@ class Timeouts:
         """
         s = self.settings
         typical = median([self.estimate(elapsed, received), *others])
-        self.t_c = typical if self.t_c == 0 else s.smoothing * self.t_c + (1 - s.smoothing) * typical
+        if len(self.first) < s.warm_up:
+            # the very first stages wait for threads, caches and lost packets: a mean would remember that
+            self.first.append(typical)
+            self.t_c = median(self.first)
+        else:
+            self.t_c = s.smoothing * self.t_c + (1 - s.smoothing) * typical
         loss = 1.0 - received
         if loss > s.high:
             self.x = min(2 * self.x, s.most_early)

@@ -198,7 +198,7 @@ def test_bad_input(tmp_path):
 def test_timeouts_follow_their_rule():
     """By hand: the share received is a fraction, x doubles on loss and shrinks without, t_C is smoothed."""
     t = Timeouts(Bounded(t_b=1.0, smoothing=0.5, floor=1e-6))
-    assert t.idle == float("inf")
+    assert t.idle == pytest.approx(0.1) and Timeouts(Bounded()).idle == float("inf")
     t.stage(0.2, 0.5)  # as if 0.4 s for everything
     assert t.t_c == pytest.approx(0.4) and t.x == 0.2
     t.stage(0.1, 1.0, [0.3, 0.2])

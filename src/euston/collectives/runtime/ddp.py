@@ -100,6 +100,10 @@ def all_reduce_hook(state: DdpState, bucket: Any) -> torch.futures.Future[torch.
     return future
 
 
+# DDP compares annotations with its own types, not with their names; without any it takes the hook
+all_reduce_hook.__annotations__.clear()
+
+
 def synchronise_parameters(group: UdpGroup, module: torch.nn.Module) -> float:
     """Give everybody rank 0's parameters; how far ours were off, relative to their norm."""
     import torch

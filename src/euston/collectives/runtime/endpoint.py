@@ -177,8 +177,10 @@ class Endpoint:
                     at = self._other(data, length, segment, at)
             if self.stats[wire.FRESH] > before:
                 e.news = time.monotonic()
-                self.heard[_source(data)] += 1
-                self.newest[_source(data)] = max(self.newest[_source(data)], e.seq)
+                src = _source(data)
+                if src < self.ranks:  # the first packet of a buffer may be a forged one
+                    self.heard[src] += 1
+                    self.newest[src] = max(self.newest[src], e.seq)
 
     def _between(self, data: NDArray[np.uint8], length: int, segment: int, keep: NDArray[np.bool_]) -> int:
         """Between exchanges: everything is for later, or asks for what was."""
@@ -216,7 +218,7 @@ class Endpoint:
         self.newest[src] = max(self.newest[src], seq)
         now = -1 if self.current is None else self.current.seq
         if kind == wire.DATA:
-            end = wire.same(data, length, segment, at, seq)
+            end = int(wire.same(data, length, segment, at, seq))
             if seq <= max(now, self.recent[-1].seq if self.recent else -1):
                 self.stats[wire.LATE] += -(-(end - at) // segment)
             else:

@@ -12,21 +12,23 @@ import math
 import secrets
 import time
 from collections import deque
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from euston.collectives.aggregation import AGGREGATION, AggregationRule, Aggregator, Inclusion
+from euston.collectives.aggregation import AGGREGATION, AggregationRule, Inclusion
 from euston.collectives.bounded import Bounded, Timeouts
 from euston.collectives.loss import LossModel
 from euston.collectives.runtime import wire
 from euston.collectives.runtime.endpoint import RECENT, Endpoint
 from euston.collectives.runtime.exchange import Exchange, Shards
+from euston.collectives.runtime.mean import Mean, part_key
+from euston.collectives.runtime.report import ReduceReport
 from euston.collectives.runtime.store import Store
 from euston.collectives.runtime.udp_socket import UdpSocket
-from euston.compression import Codec, NonFinite, PacketsLost, SizeMismatch, StepKey
+from euston.compression import Codec, NonFinite, SizeMismatch, StepKey
 from euston.errors import ConfigError, EustonError, unknown
 
 __all__ = ["ReduceReport", "StageLost", "UdpGroup"]
@@ -44,67 +46,6 @@ EVICT = 2
 
 class StageLost(EustonError):
     """Nothing arrived from anybody, several times in a row; or too much was lost for too long."""
-
-
-@dataclass(frozen=True, eq=False)
-class ReduceReport:
-    """What one exchange was like at this rank.
-
-    Attributes
-    ----------
-    seq : int
-    seconds : float
-    stages : (float, float)
-        Seconds of both stages.
-    received : float64[2, ranks]
-        Share of each rank's packets that came, by stage; 1 where none were due.
-    contributors : float
-        Mean number of ranks in a packet of our shard.
-    bytes : int
-        Payload sent.
-    lost_results : int
-        Packets of results that never came: our own values stand there.
-    dropped : int
-        Datagrams that the kernel dropped, as it has told since the group was made.
-    injected : int
-        Packets dropped by injected losses in this exchange.
-    duplicates, late, bad : int
-        Packets ignored: seen before, of a closed stage or an exchange that is over, malformed or forged.
-    resent : int
-        Packets sent again because somebody asked.
-    absent : tuple of int
-        Ranks that were not waited for.
-    skipped : bool
-        Some rank had NaN or Inf: nobody uses this exchange, the vector is to be thrown away.
-    behind : int
-        Exchanges by which the others are ahead; then nothing was exchanged.
-    t_b, t_c : float
-        The bounds after it; t_b nan while it is being measured.
-    """
-
-    seq: int
-    seconds: float
-    stages: tuple[float, float]
-    received: NDArray[np.float64]
-    contributors: float
-    bytes: int
-    lost_results: int
-    dropped: int
-    injected: int
-    duplicates: int
-    late: int
-    bad: int
-    resent: int
-    absent: tuple[int, ...]
-    skipped: bool
-    behind: int
-    t_b: float
-    t_c: float
-
-    @property
-    def loss(self) -> float:
-        """Share of all packets due that did not come."""
-        return 1.0 - float(self.received.mean())
 
 
 class UdpGroup:
@@ -178,6 +119,7 @@ class UdpGroup:
             self.codec, largest = _fitting(codec, self.payload)
             segment = wire.HEADER + largest
             self.payload = largest
+        self._mean = Mean(rank, world, self.payload, self.codec, self.rule, self.inclusion)
         wire.compile_kernels()
         socket = UdpSocket(host, segment, loss=socket_loss)
         self.offload, self.receive_buffer = socket.offload, socket.receive_buffer
@@ -187,7 +129,6 @@ class UdpGroup:
         """Exchanges in a row without a packet from each rank."""
         self._store, self._name = store, name
         self._shards: dict[int, Shards] = {}
-        self._previous: dict[tuple[int, int], dict[int, NDArray[np.float32]]] = {}
         self._bad = 0
         self._losses: deque[float] = deque(maxlen=16)
         self._drops = 0
@@ -279,15 +220,16 @@ class UdpGroup:
             if not e.skip:
                 e.open[0] = False
                 e.absent |= (ep.heard == 0) & (e.have[0] < e.need[0])  # silent so far: do not wait twice
-                self._reduce(e, key)
+                self._mean.reduce(e, key)
                 sent += self._send_result(e)
                 self._wait(e, 1)
             end = time.monotonic()
             e.open[:] = False
             if not e.skip:
-                self._restore(e, key)
+                self._mean.restore(e, key)
         finally:
             ep.end()
+        self._agree()
         return self._report(e, start, (middle - start, end - middle), marks, sent, skipped=e.skip, behind=0)
 
     def broadcast(self, x: Any, *, root: int = 0, timeout: float = 30.0) -> float:
@@ -353,10 +295,6 @@ class UdpGroup:
             keep_parts=self.rule.fill == "previous",
         )  # fmt: skip
 
-    def _key(self, key: StepKey, shard: int, sender: int) -> StepKey:
-        """Of a sender's part of a shard; the owner's result has ``world`` for a sender."""
-        return StepKey(step=key.step, bucket=key.bucket * self.world + shard, sender=sender, name=key.name)
-
     def _others(self, seq: int) -> list[int]:
         """The other ranks, beginning with another one in every exchange."""
         n = self.world
@@ -374,7 +312,7 @@ class UdpGroup:
             if self.codec is None:
                 data = raw[4 * first : 4 * last]
             else:
-                part = self._key(key, shard, self.rank)
+                part = part_key(key, self.world, shard, self.rank)
                 data = self.codec.encode(e.x[first:last], part).data
             e.sent[shard] = data
             jobs.append((to, data, e.shards.ptr[shard], np.arange(int(e.shards.packets[shard]))))
@@ -384,6 +322,8 @@ class UdpGroup:
         """Stage 1: the result of our shard to everybody."""
         assert e.answer is not None
         packets = np.arange(int(e.shards.packets[e.own]))
+        if not packets.size:
+            return 0
         ptr = e.shards.ptr[e.own]
         return self._send_all(e, 1, [(to, e.answer, ptr, packets) for to in self._others(e.seq)])
 
@@ -458,94 +398,18 @@ class UdpGroup:
             self.endpoint.tell(wire.NACK, e, stage, int(src), e.missing(stage, int(src)))
 
     def _measure(self, elapsed: float) -> None:
-        """Measure t_B; all ranks take the largest percentile."""
+        """Measure t_B; `_agree` ends it."""
         mine = self.timeouts.warm(elapsed)
-        if mine is None:
-            return
-        if self._measured is None:
+        if mine is not None and self._measured is None:
             self._measured = mine
             self._store.set(f"{self._name}/t_b/{self.rank}", repr(mine))
+
+    def _agree(self) -> None:
+        """All ranks take the largest percentile; between exchanges, where others still get answers."""
+        if self._measured is not None and self.timeouts.t_b is None:
             others = [float(self._store.get(f"{self._name}/t_b/{r}")) for r in range(self.world)]
             self.timeouts.t_b = max(others)
             self.timeouts.t_c = float(np.median(self.timeouts.whole))
-
-    # ---- arithmetic ----------------------------------------------------------------------------------------
-
-    def _reduce(self, e: Exchange, key: StepKey) -> None:
-        """The result of our shard from what has come of it; kept, and put into the vector."""
-        first, last = (int(v) for v in e.shards.bounds[e.own : e.own + 2])
-        if e.summing:
-            if self.rule.fill == "own":
-                missing = (self.world - e.count).astype(np.float64)
-                e.total += np.repeat(missing, self.payload // 4)[: last - first].astype(np.float32) * e.mine
-            factor = (1.0 / self.rule.divisor(e.count, self.world)).astype(np.float32)
-            result = np.empty(last - first, np.float32)
-            wire.divide(e.total, self.payload // 4, factor, result)
-        else:
-            result = self._combine(e, key, last - first)
-        if self.codec is None or first == last:
-            e.answer = result.view(np.uint8)
-        else:
-            mine = self._key(key, e.own, self.world)
-            coded = self.codec.encode(result, mine)
-            e.answer = coded.data
-            result = self.codec.decode(coded)  # what everybody else will have
-        e.x[first:last] = result
-
-    def _combine(self, e: Exchange, key: StepKey, width: int) -> NDArray[np.float32]:
-        """The rule over parts kept apart: coded ones, or where a sender's last values fill in."""
-        if width == 0:
-            return np.zeros(0, np.float32)
-        slot = key.bucket, e.own
-        before = self._previous.get(slot, {})
-        bounds = np.array([0, width]) if self.codec else np.minimum(e.shards.ptr[e.own] // 4, width)
-        bounds = np.unique(bounds)
-        aggregator = Aggregator(
-            self.rule, self.world, bounds, inclusion=self.inclusion.probability, own=e.mine, previous=before
-        )
-        aggregator.add(self.rank, e.mine)
-        last: dict[int, NDArray[np.float32]] = {}
-        for src in range(self.world):
-            if src == self.rank or not e.have[0, src]:
-                continue
-            if self.codec is None:
-                mask = e.got[0, src, : bounds.size - 1].astype(bool)
-                values = np.where(np.repeat(mask, np.diff(bounds)), e.plain(0, src), before.get(src, 0.0))
-                values = values.astype(np.float32)
-                aggregator.add(src, values, mask)
-            else:
-                part = self._key(key, e.own, src)
-                payload, mask = e.payload(0, src, part)
-                try:
-                    values = self.codec.decode(payload, None if mask.all() else mask)
-                except PacketsLost:
-                    continue
-                aggregator.add(src, values)
-            last[src] = values
-        if self.rule.fill == "previous":
-            self._previous[slot] = {**before, **last}
-        return aggregator.result().mean
-
-    def _restore(self, e: Exchange, key: StepKey) -> None:
-        """Put the others' results into the vector; plain ones are there already."""
-        if self.codec is None and e.summing:
-            return
-        for src in range(self.world):
-            shard = e.shard_of(src)
-            first, last = (int(v) for v in e.shards.bounds[shard : shard + 2])
-            if src == self.rank or first == last or not e.have[1, src]:
-                continue
-            if self.codec is None:
-                mask = e.got[1, src, : int(e.shards.packets[shard])].astype(bool)
-                sizes = np.diff(e.shards.ptr[shard, : mask.size + 1]) // 4
-                e.x[first:last] = np.where(np.repeat(mask, sizes), e.plain(1, src), e.x[first:last])
-                continue
-            owner = self._key(key, shard, self.world)
-            payload, mask = e.payload(1, src, owner)
-            try:
-                e.x[first:last] = self.codec.decode(payload, None if mask.all() else mask)
-            except PacketsLost:
-                continue
 
     # ---- afterwards ----------------------------------------------------------------------------------------
 
