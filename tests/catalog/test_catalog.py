@@ -33,6 +33,7 @@ def test_every_kind_has_entries_and_every_number_a_source() -> None:
         "models",
         "fabrics",
         "software",
+        "engines",
         "prices",
         "power",
         "reliability",

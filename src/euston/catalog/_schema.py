@@ -160,6 +160,21 @@ SCHEMAS: dict[str, Schema] = {
             "sequence_parallel",
         ),
     ),
+    "engines": Schema(
+        "inference engine",
+        {
+            "description": "text",
+            "software_date": "date",
+            "cpu_fixed": "duration",
+            "cpu_sequence": "duration",
+            "cpu_token": "duration",
+            "asynchronous": "flag",
+            "graph_tokens": "count",
+            "launch": "duration",
+            "all_reduce": ("nccl", "custom-graph", "custom-eager"),
+        },
+        required=("description", "software_date"),
+    ),
     "prices": Schema(
         "price",
         {"accelerator": "text", "price": "money", "date": "date", "terms": "text"},

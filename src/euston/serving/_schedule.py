@@ -79,7 +79,14 @@ from euston.serving._state import (
     bare,
     inlined,
 )
-from euston.serving._step import chunk_seconds, cpu_seconds, decode_seconds, draft_seconds, gpu_seconds
+from euston.serving._step import (
+    chunk_seconds,
+    cpu_seconds,
+    decode_seconds,
+    draft_seconds,
+    gpu_seconds,
+    together,
+)
 
 PAD = np.arange(3)[2]  # ``N_DECODES`` of a finished request whose static batch still runs
 
@@ -270,7 +277,8 @@ def price(s, rank, slot):  # type: ignore[no-untyped-def]
     rank_i[rank, R_STEPS] += 1
     rank_i[rank, R_DECODE] += decodes
     rank_i[rank, R_PEAK] = max(rank_i[rank, R_PEAK], rank_i[rank, R_CAP] - rank_i[rank, R_FREE])
-    attention += decode_seconds(table, at, decodes, float(total), float(most))
+    decoding = decode_seconds(table, at, decodes, float(total), float(most))
+    attention = together(table, at, attention, decoding, decodes)
     drafts = draft_seconds(table, at, drafted, decodes)
     gpu = gpu_seconds(table, at, tokens, samples, attention, drafts)
     return tokens, requests, gpu, cpu_seconds(table, at, tokens, requests)

@@ -7,7 +7,7 @@ from numba import njit
 
 from euston.serving._state import NUMBER, bare
 
-# The head of a table; then ten parts, each (offset from the table's start, length).
+# The head of a table; then eleven parts, each (offset from the table's start, length).
 (
     FIXED, CHUNK_FIXED, DECODE_FIXED, SKEW, CPU_FIXED, CPU_SEQUENCE, CPU_TOKEN, OVERLAP, SEND_FIXED,
     SEND_TOKEN,    DRAFT_FIXED, DRAFT_SEQUENCE, NETWORK,
@@ -24,8 +24,9 @@ HEAD = 16
     DECODE_N,
     DECODE_CTX,
     DECODE_RATE,
-) = NUMBER[16:36:2]
-PARTS = 36
+    MIXED,
+) = NUMBER[16:38:2]
+PARTS = 38
 
 
 @bare
@@ -93,6 +94,16 @@ def decode_seconds(t, at, count, total, longest):  # type: ignore[no-untyped-def
 
 
 @bare
+def together(t, at, chunks, decode, count):  # type: ignore[no-untyped-def]
+    """Attention of a step: chunks and decodes in one call take longer than one after the other."""
+    if chunks > 0 and count > 0:
+        factor = curve(t, at, MIXED, count)
+        if factor > 0:
+            return factor * (chunks + decode)
+    return chunks + decode
+
+
+@bare
 def gpu_seconds(t, at, tokens, samples, attention, drafts):  # type: ignore[no-untyped-def]
     """Accelerator time of a step of ``tokens`` tokens; ``drafts``: seconds of drafting."""
     compute = curve(t, at, TOKENS, tokens) + curve(t, at, SEQUENCES, samples) + attention
@@ -138,5 +149,8 @@ def evaluate(t, new, context, decode, draft):  # type: ignore[no-untyped-def]
     out[5] = curve(t, at, COMM, tokens) * t[NETWORK]
     out[6] = cpu_seconds(t, at, tokens, new.size + decode.size)
     drafts = draft_seconds(t, at, draft, decode.size)
-    out[7] = gpu_seconds(t, at, tokens, new.size + decode.size, out[2] + out[3], drafts)
+    attention = together(t, at, out[2], out[3], decode.size)
+    if attention > 0:
+        out[2:4] *= attention / (out[2] + out[3])
+    out[7] = gpu_seconds(t, at, tokens, new.size + decode.size, attention, drafts)
     return out

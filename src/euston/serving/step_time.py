@@ -8,10 +8,10 @@ these arrays once per pool. One step of T tokens in B sequences costs on the acc
 where B' counts the sequences that sample a token, and attention is a sum over the prompt's chunks
 ``chunk_fixed + pairs(n, c) * prefill_rate(n, c)`` with ``pairs = n c + n (n + 1) / 2`` (n new tokens, c
 cached ones), plus ``decode_fixed + decode_rate(count, mean) * count * (mean + skew * (longest - mean))`` for
-those that decode. Rates, not latencies, are interpolated (bilinear in the logarithms, held at the ends), so
-that a table of a few knots follows the quadratic exactly. Curves over whole numbers are dense: padding to
-CUDA-graph sizes, wave quantisation and expert skew are written into them as they are; beyond the end the last
-slope goes on.
+those that decode, the sum times ``mixed[count]`` in a step that has both. Rates, not latencies, are
+interpolated (bilinear in the logarithms, held at the ends), so that a table of a few knots follows the
+quadratic exactly. Curves over whole numbers are dense: padding to CUDA-graph sizes, wave quantisation and
+expert skew are written into them as they are; beyond the end the last slope goes on.
 """
 
 from __future__ import annotations
@@ -97,6 +97,9 @@ class StepTime:
         Logits and sampling, by number of sequences that sample.
     prefill, decode : Rate
         Attention; see the module.
+    mixed : float64[B + 1]
+        What attention of a step with chunks and decodes takes over the sum of both, by sequences that decode
+        (one call for both is tiled for the chunks); empty: 1.
     chunk_fixed, decode_fixed, skew : float
     cpu_fixed, cpu_sequence, cpu_token : float
         Host seconds per step, per sequence, per token; the engine adds them or hides the smaller of the two.
@@ -119,6 +122,7 @@ class StepTime:
     communication: _Array = field(default_factory=_none)
     sequences: _Array = field(default_factory=_none)
     group: _Array = field(default_factory=_none)
+    mixed: _Array = field(default_factory=_none)
     chunk_fixed: float = 0.0
     decode_fixed: float = 0.0
     skew: float = 0.0
@@ -133,7 +137,7 @@ class StepTime:
     provenance: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "communication", "sequences", "group"):
+        for name in ("tokens", "communication", "sequences", "group", "mixed"):
             values = np.asarray(getattr(self, name), np.float64)
             if values.ndim != 1 or not (np.isfinite(values).all() and (values >= 0).all()):
                 raise ConfigError(f"step time: {name} must be finite seconds >= 0, by whole numbers")
@@ -157,7 +161,7 @@ class StepTime:
         parts = [
             self.tokens, self.communication, self.sequences, self.group,
             axes[0], axes[1], np.ravel(self.prefill.seconds),
-            axes[2], axes[3], np.ravel(self.decode.seconds),
+            axes[2], axes[3], np.ravel(self.decode.seconds), self.mixed,
         ]  # fmt: skip
         head = np.zeros(k.PARTS)
         head[:13] = (

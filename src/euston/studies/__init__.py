@@ -25,6 +25,9 @@ _STUDIES = Registry(
         "lossy": "euston.studies.lossy:STUDY",
         "reliability": "euston.studies.reliability:STUDY",
         "photon": "euston.studies.photon:STUDY",
+        "serving-vllm": "euston.studies.serving_vllm:STUDY",
+        "serving-deepseek": "euston.studies.serving_deepseek:STUDY",
+        "serving-silicon": "euston.studies.serving_silicon:STUDY",
     },
     kind="reproduction",
 )
