@@ -59,10 +59,13 @@ def test_text_json_report_and_saved_result(file: Path, tmp_path: Path) -> None:
     assert found["scalars"]["fit"] == len(plans)
     times = [row["step_time"] for row in plans]
     assert times == sorted(times)
-    executed = [row["executed"] for row in plans if row["executed"] is not None]
+    done_too = [row for row in plans if row["executed"] is not None]
+    executed = [row["executed"] for row in done_too]
+    degrees = {(row["tensor"], row["pipeline"], row["micro"]) for row in done_too}
+    assert len(degrees) == 2
     assert len(executed) == 2
     assert found["scalars"]["step_time"] == min(executed)
-    assert executed == pytest.approx(times[:2], rel=0.1)
+    assert executed == pytest.approx([row["step_time"] for row in done_too], rel=0.1)
     assert plans[0]["cost"] == pytest.approx(2 / 3600 * 16 * times[0])
     assert sum(r["plans"] for r in found["tables"]["reasons"]) + len(plans) == found["scalars"]["looked_at"]
     html = page.read_text(encoding="utf-8")
@@ -72,6 +75,16 @@ def test_text_json_report_and_saved_result(file: Path, tmp_path: Path) -> None:
 
     back = Result.load(tmp_path / "saved")
     assert back.tables["rejected"]["reason"].str.len_chars().min() > 0
+
+
+def test_the_best_plan_is_written_and_runs(file: Path, tmp_path: Path) -> None:
+    best = tmp_path / "best.yaml"
+    done = call(file, "--json", "--confirm", 1, "--write", best)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    again = CliRunner().invoke(app, ["simulate", str(best), "--json"])
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["scalars"]["step_time"] == pytest.approx(found["scalars"]["step_time"])
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,12 @@ def plan(
     ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Plans to print.")] = 10,
     confirm: Annotated[
-        int, typer.Option("--confirm", min=0, help="Execute so many of the fastest on the fabric.")
+        int, typer.Option("--confirm", min=0, help="Execute the best of so many degrees on the fabric.")
     ] = 3,
+    write_to: Annotated[
+        Path | None,
+        typer.Option("--write", metavar="FILE", help="Write the scenario with the best plan (.yaml)."),
+    ] = None,
     catalog: CatalogDir = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -67,6 +71,10 @@ def plan(
         result.save(save)
     for path in report or []:
         write(result, path)
+    if write_to is not None:
+        from euston.runs.plan import with_best
+
+        write_to.write_text(scenarios.dump(with_best(scenario, result)), encoding="utf-8")
     if json_:
         from euston.report.plain import document
 
@@ -80,6 +88,8 @@ def plan(
             say(f"report: {path}")
         if save is not None:
             say(f"saved: {save}")
+        if write_to is not None:
+            say(f"written: {write_to}")
     if "interrupted" in result.meta:
         say(f"interrupted {result.meta['interrupted']}; these are the best until then")
         raise typer.Exit(INTERRUPTED)
@@ -94,8 +104,13 @@ def _summary(result: Result, top: int) -> None:
         out.print(clean(str(title)), style="bold")
     s = result.scalars
     out.print(f"{s['looked_at']:,.0f} plans looked at, {s['fit']:,.0f} fit, {s['front']:,.0f} on the front")
+    out.print("the best of every degree and micro-batch, with its place among all:")
     out.print()
-    rows = result.tables["plans"].head(top).to_dicts()
+    # plans that differ in chunks, recomputation or sharding alone stand together: the best of them is shown
+    plans = result.tables["plans"].with_row_index("place", 1)
+    alike = ("tensor", "context", "expert", "pipeline", "micro", "schedule_kind")
+    plans = plans.with_columns(schedule_kind=plans["schedule"].replace("interleaved", "1f1b"))
+    rows = plans.unique(alike, keep="first", maintain_order=True).head(top).to_dicts()
     paid = any(row["cost"] for row in rows)
     head = [
         "",
@@ -109,10 +124,10 @@ def _summary(result: Result, top: int) -> None:
         "front",
     ]
     lines = []
-    for number, row in enumerate(rows, 1):
+    for row in rows:
         lines.append(
             [
-                str(number), _plan(row), format_seconds(row["step_time"], 4),
+                str(row["place"]), _plan(row), format_seconds(row["step_time"], 4),
                 "" if row["executed"] is None else format_seconds(row["executed"], 4),
                 format_bytes(row["memory"]), f"{row['bubble']:.1%}", f"{row['energy'] / 1e6:.3g} MJ",
                 *([f"{row['cost']:.4g} USD"] if paid else []), "*" if row["front"] else "",

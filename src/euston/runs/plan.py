@@ -21,7 +21,7 @@ from euston.scenario.sites import SiteSection
 from euston.training import Conditions, job_scalars, run_iteration
 from euston.training.plan import Book, Plan, Search, search
 
-__all__ = ["find_plans"]
+__all__ = ["find_plans", "with_best"]
 
 UNITS = {
     "looked_at": "1", "fit": "1", "front": "1", "step_time": "s", "tokens_per_second": "1/s", "mfu": "1",
@@ -32,7 +32,7 @@ MOST_REJECTED = 200_000
 
 
 def find_plans(source: Scenario | str, *, confirm: int = 3, progress: Progress | None = None) -> Result:
-    """Look at every plan of a scenario's training job and execute the fastest ``confirm`` of them.
+    """Look at every plan of a scenario's training job; execute the best of the ``confirm`` fastest degrees.
 
     Returns
     -------
@@ -77,6 +77,29 @@ def find_plans(source: Scenario | str, *, confirm: int = 3, progress: Progress |
     return _result(s, home, here, book, found, executed, price)
 
 
+def with_best(s: Scenario, result: Result) -> Scenario:
+    """The scenario with its training job under the best plan that was found (the fastest executed one)."""
+    rows = result.tables["plans"]
+    executed = rows.filter(pl.col("executed").is_not_null()).sort("executed")
+    best = (executed if executed.height else rows).row(0, named=True)
+    index = _job(s, s.plan or PlanSection())
+    job = s.training(index)
+    degrees = {k: best[k] for k in ("tensor", "context", "expert", "pipeline", "virtual", "data", "sharding")}
+    degrees |= {"sequence": best["tensor"] > 1, "shard": 0}
+    degrees["expert_tensor"] = 1 if best["expert"] > 1 and best["tensor"] > 1 else 0
+    changed = job.model_copy(
+        update={
+            "parallel": job.parallel.model_copy(update=degrees),
+            "batch": job.batch.model_copy(update={"micro": best["micro"]}),
+            "schedule": best["schedule"],
+            "recompute": best["recompute"],
+            "stages": None,
+            "assumptions": (),
+        }
+    )
+    return s.model_copy(update={"jobs": (*s.jobs[:index], changed, *s.jobs[index + 1 :])})
+
+
 def _job(s: Scenario, section: PlanSection) -> int:
     names = [job.name for job in s.jobs if job.kind == "training"]
     if not names:
@@ -105,11 +128,16 @@ def _nothing(found: Search) -> ConfigError:
 def _execute(
     s: Scenario, here: Site, book: Book, found: Search, around: Conditions, confirm: int, tell: Progress
 ) -> dict[int, float]:
-    """Step times of the fastest plans as the clock executes them, and in their order of now."""
+    """Step times, as the clock executes them, of the best plan of each of the fastest degrees."""
     executed: dict[int, float] = {}
     around = replace(around, contention=s.run.network != "none")
     try:
-        for number, plan in enumerate(found.plans[:confirm]):
+        best: dict[tuple[int, ...], int] = {}
+        for number, plan in enumerate(found.plans):
+            one = plan.layout
+            best.setdefault((one.tensor, one.context, one.expert, one.pipeline, one.micro), number)
+        for number in list(best.values())[:confirm]:
+            plan = found.plans[number]
             tell(f"executing plan {number + 1}: {plan.layout.text()}")
             job = book.job(plan.layout)
             placement = place(job.parallel, here)

@@ -387,8 +387,9 @@ def _attention(folder: Path, model: Transformer, run: dict[str, Any], degree: in
                 "needs rows of chunks alone (n_decode 0) and of decodes alone (prefill_chunk 0)",
             )
         )
+    new, cached, batch, context, microseconds = columns[:5]
     return AttentionTable(
-        *columns[:4], np.maximum(columns[4], 0.01) * 1e-6,
+        new, cached, batch, context, np.maximum(microseconds, 0.01) * 1e-6,
         model.heads / degree, max(1.0, model.kv_heads / degree), float(model.head_dim),
     )  # fmt: skip
 
