@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from euston import __version__
 from euston.cli import (
     _campaign,
+    _capacity,
     _catalog,
     _doctor,
     _files,
@@ -17,6 +18,7 @@ from euston.cli import (
     _photon,
     _plan,
     _reproduce,
+    _search,
     _simulate,
     _transport,
 )
@@ -65,6 +67,8 @@ app = typer.Typer(
 app.command("simulate")(_simulate.simulate)
 app.command("compare")(_simulate.compare)
 app.command("plan")(_plan.plan)
+app.command("capacity")(_capacity.capacity)
+app.command("search")(_search.search)
 app.command("campaign")(_campaign.campaign)
 app.command("validate")(_files.validate)
 app.command("schema")(_files.schema)

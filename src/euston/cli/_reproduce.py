@@ -77,23 +77,28 @@ def _percent(value: Any) -> str:
 
 def _print(outcome: dict[str, Any]) -> None:
     lines = []
+    bands = any((row.get("extra") or {}).get("band") for row in outcome["rows"])
     for row in outcome["rows"]:
         error = row.get("error")
         role = row.get("role") or ""
         case = (row.get("extra") or {}).get("case")
         remark = "; ".join(str(part) for part in (case, role, row.get("reason")) if part)
+        band = (row.get("extra") or {}).get("band")
         lines.append(
             [
                 str(row["id"]),
                 str(row["quantity"]),
                 _number(row.get("published")),
                 _number(row.get("ours")),
+                *([" to ".join(map(_number, band)) if band else ""] if bands else []),
                 f"{error * 100:+.1f} %" if isinstance(error, int | float) else "",
                 _listed(row.get("guessed")),
                 remark,
             ]
         )
-    table(["id", "quantity", "published", "ours", "error", "guessed", ""], lines, right=(2, 3, 4))
+    between = ["our band"] if bands else []  # the model's own uncertainty
+    heads = ["id", "quantity", "published", "ours", *between, "error", "guessed", ""]
+    table(heads, lines, right=tuple(range(2, 5 + bands)))
     summary = outcome["summary"]
     console().print()
     overall = [["all", *_scores(summary)]]

@@ -115,6 +115,25 @@ HEADLINES = {
     "wan_bytes": ("Bytes over the WAN", "B"),
     "initial_bytes": ("Of first models and catching up", "B"),
     "traffic_ratio": ("Times less than an exchange every step", ""),
+    "slo_attainment": ("Requests that kept the SLO", "share"),
+    "slo_goodput": ("Goodput under the SLO", "1/s"),
+    **{
+        f"{metric}_{column}": (f"{metric.upper()}, {word}", "s")
+        for metric in ("ttft", "itl", "tpot", "e2e")
+        for column, word in (("p50", "median"), ("p99", "P99"), ("p90", "P90"), ("mean", "mean"))
+    },
+    "hit_share": ("Prompt tokens from the cache", "share"),
+    "tier_hit_share": ("Of them from lower tiers", "share"),
+    "kv_peak": ("KV cache, peak use", "share"),
+    "busy_share": ("Replicas in steps", "share"),
+    "handed_bytes": ("KV handed over", "B"),
+    "max_rate": ("Largest rate that keeps the SLO", "1/s"),
+    "rate_per_accelerator": ("Largest rate per accelerator", "1/s"),
+    "max_rate_low": ("Kept for sure up to", "1/s"),
+    "max_rate_high": ("Missed for sure from", "1/s"),
+    "joules": ("Energy", "J"),
+    "joules_per_token": ("Energy per output token", "J"),
+    "cost_per_million_tokens": ("Cost of a million output tokens", "USD"),
 }
 """Scalars shown first, with label and unit."""
 
@@ -250,6 +269,12 @@ def scalar(name: str, value: Any, units: Mapping[str, str]) -> str:
     return with_unit(value, unit)
 
 
+SERVING = {
+    "hit_share": "share", "kv_peak": "share", "busy": "share", "slo_attainment": "share",
+    "slo_goodput": "1/s", "ttft_p90": "s", "tpot_p90": "s", "joules": "J",
+}  # fmt: skip
+"""Units of the tables of pools and of several services."""
+
 PLANS = {
     "step_time": "s", "executed": "s", "memory": "B", "energy": "J", "bubble": "share",
     "communication": "share",
@@ -259,6 +284,10 @@ PLANS = {
 
 def column_unit(table: str, column: str) -> str:
     """Unit of a table's column, by its name: tables hold SI."""
+    if table == "latency" and column != "metric":
+        return "s"
+    if table in ("pools", "jobs") and column in SERVING:
+        return SERVING[column]
     if table == "plans":
         return PLANS.get(column, "")
     if column in SHARES:

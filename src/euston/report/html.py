@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 
 from euston.errors import MissingExtra
 from euston.report import _sections as sections
-from euston.report import campaign, federated, figures, network, plan
+from euston.report import campaign, federated, figures, network, plan, serving
 from euston.report._words import CERTAINTY, cell, colours, column_unit, percent
 from euston.report.timeline import timeline
 from euston.result import Result
@@ -99,6 +99,8 @@ def render(result: Result) -> bytes:
         studied = federated.sections(result)
     if result.kind == plan.KIND:
         studied = plan.sections(result)
+    if result.kind in serving.KINDS:
+        studied = serving.sections(result)
     charts |= {section.name: section.figure for section in studied}
     if "breakdown" in rows:
         charts["breakdown"] = figures.waterfall(rows["breakdown"], result.scalars.get("step_time"))
@@ -121,7 +123,13 @@ def render(result: Result) -> bytes:
         heights={name: table.height for name, table in result.tables.items()},
         network=studied,
         columns={name: result.tables[name].columns for name in rows},
-        known=(*sections.KNOWN, *(network.DRAWN if studied else ()), *campaign.DRAWN, *plan.DRAWN),
+        known=(
+            *sections.KNOWN,
+            *(network.DRAWN if studied else ()),
+            *campaign.DRAWN,
+            *plan.DRAWN,
+            *serving.DRAWN,
+        ),
         limits={"flows": 30, "queues": 20},
         charts={name: charts[name]["layout"]["height"] for name in charts},
         figures=_json(charts),

@@ -21,6 +21,7 @@ RUNS: dict[frozenset[str], str] = {
     frozenset({"training"}): "euston.runs.training",
     frozenset({"traffic"}): "euston.runs.traffic",
     frozenset({"federated"}): "euston.runs.federated",
+    frozenset({"serving"}): "euston.runs.serving",
 }
 """The module that runs a scenario, by the kinds of its jobs."""
 

@@ -34,14 +34,16 @@ def transformer(scenario: Scenario, job: int) -> Transformer:
     """
     from euston import models
 
-    section = scenario.training(job).model
+    section = getattr(scenario.jobs[job], "model", None)
     where = f"jobs[{job}].model"
     try:
         if isinstance(section, str):
             return models.transformer(section)
         if isinstance(section, ShapeSection):
             return models.Transformer(**_shape(section))
-        return models.from_hf_config(_hf_config(scenario, section, where))
+        if isinstance(section, HfSection):
+            return models.from_hf_config(_hf_config(scenario, section, where))
+        raise ConfigError("is missing; this kind of job has none")
     except EustonError as error:
         raise _place(where, error) from None
 

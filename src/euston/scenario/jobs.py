@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SHARDINGS = ("none", "zero1", "zero2", "zero3")
 
-JOB_KINDS = ("training", "traffic", "federated")
+JOB_KINDS = ("training", "traffic", "federated", "serving")
 """Kinds of jobs; `euston.scenario.model` has their sections, `euston.runs` runs them."""
 
 QUANTITIES: dict[str, str] = {

@@ -1,0 +1,291 @@
+"""Runs of serving jobs: what `simulate` does with a scenario of `kind: serving`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from euston import __version__
+from euston.assemble import site
+from euston.clock.conductor import Conductor, Message
+from euston.cluster import Site
+from euston.errors import ConfigError, at
+from euston.models import Transformer
+from euston.result import Result
+from euston.runs import Progress
+from euston.runs._serving_network import handovers
+from euston.runs._serving_parts import deployment, requests, slo
+from euston.scenario import Scenario, build
+from euston.scenario.serving import ServingSection
+from euston.scenario.sites import SiteSection
+from euston.serving import Deployment, Replica, Requests, Serving, ServingResult
+from euston.serving.metrics import Slo, latencies, load_over_time, per_request, scalars
+from euston.serving.network import Handovers
+
+__all__ = ["PreparedServing", "Service", "numbers", "prepare", "run", "service", "simulate"]
+
+UNITS = {
+    "makespan": "s", "requests_per_second": "1/s", "output_tokens_per_second": "1/s", "slo_goodput": "1/s",
+    "slo_attainment": "share", "hit_share": "share", "tier_hit_share": "share", "kv_peak": "share",
+    "busy_share": "share", "handed_bytes": "B", "joules": "J", "joules_per_token": "J", "cost": "USD",
+    "cost_per_million_tokens": "USD",
+    **{
+        f"{metric}_{column}": "s"
+        for metric in ("ttft", "itl", "tpot", "e2e")
+        for column in ("mean", "p50", "p90", "p99")
+    },
+}  # fmt: skip
+SHARE_OF_IDLE = 0.15
+"""Idle power over the limit where the catalogue has none, as devices are priced."""
+MOST_REQUESTS = 2_000_000
+"""Rows of the table of requests."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """One serving job as objects; nothing in it can be wrong any more."""
+
+    name: str
+    section: ServingSection
+    home: SiteSection
+    here: Site
+    model: Transformer
+    requests: Requests
+    deployment: Deployment
+    slo: Slo
+    scenario: Scenario
+    index: int
+
+    def network(self) -> Handovers:
+        """What carries hand-overs over the site's fabric, with nothing under way."""
+        hosts = self.section.hosts(self.home, self.scenario.hosts_of(self.index)[0])
+        return handovers(
+            self.section,
+            self.deployment,
+            self.here,
+            hosts,
+            self.scenario.policies.balancing.make(self.scenario.run.seed),
+            len(self.requests),
+        )
+
+    @property
+    def accelerators(self) -> int:
+        """Those of all pools."""
+        return self.section.accelerators(self.home)
+
+
+@dataclass(frozen=True)
+class PreparedServing:
+    """What a run of serving jobs needs."""
+
+    scenario: Scenario
+    services: tuple[Service, ...]
+
+
+def service(
+    s: Scenario,
+    index: int,
+    deploy: Callable[[ServingSection, Transformer, Site, str, str], Deployment] = deployment,
+) -> Service:
+    """Build and check job number ``index``; ``deploy`` gives it another deployment than the file's.
+
+    Raises
+    ------
+    BadInput
+        With the place in the scenario.
+    """
+    section = s.jobs[index]
+    where = f"jobs[{index}]"
+    if not isinstance(section, ServingSection):
+        raise ConfigError(at(f"{where}.kind", f"{section.kind} serves nothing; this needs kind serving"))
+    home = s.site(section.placement.site)
+    here = site(s, home, f"sites[{s.sites.index(home)}]")
+    model = build.transformer(s, index)
+    return Service(
+        section.name,
+        section,
+        home,
+        here,
+        model,
+        requests(s, section, where),
+        deploy(section, model, here, where, s.run.network),
+        slo(section),
+        s,
+        index,
+    )
+
+
+def prepare(s: Scenario) -> PreparedServing:
+    """Build and check everything that a run of the serving jobs of ``s`` needs.
+
+    Raises
+    ------
+    BadInput
+        With the place in the scenario.
+    """
+    if s.faults:
+        raise ConfigError(at("faults", "are of links and hosts; a service's are jobs[].failures"))
+    return PreparedServing(s, tuple(service(s, index) for index in range(len(s.jobs))))
+
+
+def run(s: Scenario, tell: Progress) -> Result:
+    """Run the serving jobs of a scenario; the first makes the headline, the others stand beside it.
+
+    Raises
+    ------
+    EustonError
+        See `euston.simulate`.
+    """
+    tell("pricing steps and building requests")
+    ready = prepare(s)
+    until = math.inf if s.run.until is None else s.run.until
+    found = []
+    for one in ready.services:
+        tell(f"serving {len(one.requests):,} requests of {one.name}")
+        found.append(simulate(one, seed=s.run.seed, until=until))
+    return _result(ready, found)
+
+
+def simulate(one: Service, *, seed: int = 0, until: float = math.inf) -> ServingResult:
+    """One service by itself, with its failures, up to ``until`` seconds."""
+    engine = Serving(one.requests, one.deployment, seed=seed, record_tokens=one.section.per_token)
+    engine.advance(0.0, [Message(time, engine.name, change) for time, change in _failures(one)])
+    if one.deployment.transport.network == "fluid":
+        Conductor([engine, one.network()]).run(until)
+        return engine.result()
+    while engine.next_time() <= until and engine.next_time() < math.inf:
+        engine.advance(until)
+    return engine.result()
+
+
+def _failures(one: Service) -> list[tuple[float, Replica]]:
+    """Changes of ranks in order of time; pools stand in the deployment by role."""
+    order = ("both", "prefill", "decode")
+    begin, rank = {}, 0
+    for number in sorted(range(len(one.section.pools)), key=lambda i: order.index(one.section.pools[i].role)):
+        begin[number] = rank
+        rank += one.section.pools[number].replicas * one.section.pools[number].data
+    changes = []
+    for failure in one.section.failures:
+        first = begin[failure.pool] + failure.replica * one.section.pools[failure.pool].data
+        changes.append((failure.at, Replica(first, "down")))
+        if failure.until is not None:
+            changes.append((failure.until, Replica(first, "up")))
+    return sorted(changes, key=lambda change: change[0])
+
+
+def _result(ready: PreparedServing, found: list[ServingResult]) -> Result:
+    s = ready.scenario
+    first, log = ready.services[0], found[0]
+    values = [numbers(one, each) for one, each in zip(ready.services, found, strict=True)]
+    headline = values[0]
+    tables = {
+        "latency": latencies(log),
+        "pools": _pools(first, log),
+        "load": load_over_time(log),
+        "requests": per_request(log).head(MOST_REQUESTS),
+    }
+    if len(values) > 1:
+        keys = ("slo_attainment", "slo_goodput", "ttft_p90", "tpot_p90", "hit_share", "joules")
+        tables["jobs"] = pl.DataFrame(
+            [
+                {"job": one.name, **{k: row.get(k) for k in keys}}
+                for one, row in zip(ready.services, values, strict=True)
+            ]
+        )
+    meta: dict[str, Any] = {
+        "package_version": __version__,
+        "name": s.name,
+        "title": s.title or s.name,
+        "seed": s.run.seed,
+        "slo": {k: v for k, v in first.section.slo.model_dump().items() if v is not None},
+        "workload": ", ".join(f"{k} {v}" for k, v in first.requests.meta.items()),
+        "steps_priced": [
+            f"{pool.role}: {', '.join(pool.step.provenance) or 'by formulas'}"
+            for pool in first.deployment.pools
+        ],
+        "scenario": s.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "catalog": {"accelerator": first.here.accelerator.name, "fabric": first.here.fabric.name},
+        "assumptions": _assumptions(first),
+    }
+    return Result("serving", headline, {k: u for k, u in UNITS.items() if k in headline}, tables, meta=meta)
+
+
+def numbers(one: Service, log: ServingResult) -> dict[str, float]:
+    """Headline numbers of a service with energy and cost."""
+    found = scalars(log, one.slo)
+    tokens = float(log.tokens.sum())
+    joules = _energy(one, log)
+    power = one.home.power
+    pue = power.pue if power and power.pue else 1.0
+    if math.isfinite(joules):
+        found["joules"] = joules * pue
+        found["joules_per_token"] = joules * pue / tokens if tokens else 0.0
+    if one.home.price:
+        cost = one.home.price * one.accelerators * log.end
+        if power and power.price and math.isfinite(joules):
+            cost += power.price * joules * pue
+        found["cost"] = cost
+        found["cost_per_million_tokens"] = cost / tokens * 1e6 if tokens else 0.0
+    return found
+
+
+def _energy(one: Service, log: ServingResult) -> float:
+    """Joules of the accelerators, and of their share of the hosts: the limit in a step, idle between."""
+    accelerator = one.here.accelerator
+    limit = accelerator.power_limit
+    idle = accelerator.idle_power if accelerator.idle_power is not None else SHARE_OF_IDLE * limit
+    joules, unit = 0.0, 0
+    section = sorted(one.section.pools, key=lambda p: ("both", "prefill", "decode").index(p.role))
+    for pool in section:
+        busy = log.busy[unit : unit + pool.replicas]
+        unit += pool.replicas
+        each = pool.accelerators / pool.replicas
+        joules += each * (
+            idle * log.end * busy.size + (limit - idle) * float(np.minimum(busy, log.end).sum())
+        )
+    host = one.home.power.host if one.home.power and one.home.power.host else 0.0
+    return joules + host / one.here.accelerators_per_host * one.accelerators * log.end
+
+
+def _pools(one: Service, log: ServingResult) -> pl.DataFrame:
+    """One row per pool: what it is and what it did."""
+    rows = []
+    rank = unit = 0
+    for pool in one.deployment.pools:
+        ranks, units = slice(rank, rank + pool.replicas), slice(unit, unit + pool.replicas // pool.lockstep)
+        rank, unit = ranks.stop, units.stop
+        count = {key: int(values[ranks].sum()) for key, values in log.ranks.items()}
+        prompt = count["prefill_tokens"] + count["hit_tokens"]
+        rows.append(
+            {
+                "role": pool.role, "ranks": pool.replicas, "blocks": pool.engine.num_blocks,
+                "steps": count["steps"], "prefill_tokens": count["prefill_tokens"],
+                "decode_tokens": count["decode_tokens"],
+                "hit_share": count["hit_tokens"] / prompt if prompt else 0.0,
+                "preemptions": count["preemptions"], "recomputed_tokens": count["recomputed_tokens"],
+                "kv_peak": float((log.ranks["peak_blocks"][ranks] / log.ranks["blocks"][ranks]).max()),
+                "busy": float(log.busy[units].mean()) / log.end if log.end else 0.0,
+            }
+        )  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def _assumptions(one: Service) -> list[dict[str, str]]:
+    alone = one.deployment.transport.network == "none"
+    found = [
+        {
+            "where": "energy", "value": "the power limit in a step, idle between", "kind": "assumed",
+            "source": "euston.runs.serving", "why": "an upper bound of what a step draws",
+        },
+        {
+            "where": "handover", "value": "alone on its links", "kind": "assumed",
+            "source": "euston.serving", "why": "every sender shares its own bandwidth among its transfers",
+        },
+    ]  # fmt: skip
+    return found[: 1 + (len(one.deployment.pools) > 1 and alone)]

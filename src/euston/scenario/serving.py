@@ -1,0 +1,298 @@
+"""Jobs of `kind: serving`: pools of inference engines, a workload and the latencies it must keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from euston.errors import BadInput, at
+from euston.scenario._base import (
+    Count,
+    Duration,
+    Flag,
+    Number,
+    PositiveBandwidth,
+    PositiveDataSize,
+    PositiveDuration,
+    Section,
+    Text,
+    Whole,
+    refuse,
+)
+from euston.scenario.jobs import JobBase, Model
+
+if TYPE_CHECKING:
+    from euston.scenario.model import Scenario
+    from euston.scenario.sites import SiteSection
+
+__all__ = [
+    "EngineSection",
+    "FailureSection",
+    "HandoverSection",
+    "PoolSection",
+    "RouterSection",
+    "ServingSection",
+    "SloSection",
+    "SpeculationSection",
+    "TierSection",
+    "WorkloadSection",
+]
+
+Scheduler = Literal["vllm_v1", "sarathi", "prefill_first", "orca", "static", "priority", "sjf", "edf", "fair"]
+RouterName = Literal[
+    "random", "round_robin", "least_requests", "least_tokens", "power_of_two", "session_affinity",
+    "prefix_aware", "kv_aware", "slo_aware",
+]  # fmt: skip
+
+
+class SpeculationSection(Section):
+    """Speculative decoding."""
+
+    draft: Count = Field(le=63, description="Tokens guessed each step.")
+    acceptance: tuple[Number, ...] = Field(
+        default=(0.7,),
+        min_length=1,
+        description="Chance that the first, second, ... guess is right, given that those before were.",
+    )
+
+
+class EngineSection(Section):
+    """One engine's scheduler and KV cache."""
+
+    scheduler: Scheduler = "vllm_v1"
+    max_num_seqs: Count = Field(default=256, le=65536, description="Most sequences of a step.")
+    max_num_batched_tokens: Count = Field(default=8192, le=2**20, description="Most tokens of a step.")
+    block_size: Count = Field(default=16, description="Tokens of a KV block.")
+    blocks: Count | None = Field(
+        default=None, le=2**31 - 1, description="KV blocks of a rank; what the memory leaves unless said."
+    )
+    memory_utilisation: Number = Field(
+        default=0.9, gt=0, le=1, description="Share of the memory the engine takes."
+    )
+    prefix_cache: Flag = True
+    eviction: Literal["lru", "lfu", "fifo", "gdsf"] = "lru"
+    chunked: Flag = Field(default=True, description="Prompts may be split to fill a step.")
+    long_prefill_threshold: Whole = Field(
+        default=0, description="Most tokens of one request in a step; 0: all."
+    )
+    max_model_len: Whole = Field(
+        default=0, description="Longest prompt and answer that is not refused; 0: any."
+    )
+    preemption: Literal["recompute", "swap"] = "recompute"
+    swap_bandwidth: PositiveBandwidth = Field(default=25e9, description="Between accelerator and host.")
+    watermark: Number | None = Field(
+        default=None, ge=0, lt=1, description="Share of the blocks that admission leaves free."
+    )
+    speculation: SpeculationSection | None = None
+
+
+class RouterSection(Section):
+    """How requests find a replica; see `euston.serving.Router` for the weights."""
+
+    policy: RouterName = "least_requests"
+    bound: Number = Field(
+        default=1.25, ge=1, description="session_affinity: most load of a replica over the mean."
+    )
+    match: Number = Field(default=1.0, description="prefix_aware: weight of the matched share.")
+    queue: Number = Field(default=0.02, description="prefix_aware: weight of each request there.")
+    kv: Number = Field(default=0.1, description="prefix_aware: weight of the share of blocks in use.")
+    overlap: Number = Field(default=1.0, ge=0, description="kv_aware: weight of blocks to prefill.")
+    temperature: Number = Field(default=0.0, ge=0, description="kv_aware: 0 takes the best.")
+    refuse: Flag = Field(default=False, description="slo_aware: refuse what would be late.")
+    queue_cap: Whole = Field(default=0, description="Refuse where so many wait; 0: never.")
+
+
+class TierSection(Section):
+    """A store of KV below the accelerators' memory."""
+
+    name: Text = "dram"
+    size: PositiveDataSize = Field(description="Capacity of one store.")
+    bandwidth: PositiveBandwidth = Field(description="Of reading, shared by the loads under way.")
+    latency: Duration = 0.0
+    concurrency: Count = Field(default=8, description="Loads at one time.")
+    ranks: Count = Field(default=1, description="Ranks that share a store.")
+
+
+class PoolSection(Section):
+    """Equal replicas with one role."""
+
+    short: ClassVar[dict[str, str]] = {"tp": "tensor", "pp": "pipeline", "dp": "data", "ep": "expert"}
+
+    role: Literal["both", "prefill", "decode"] = "both"
+    replicas: Count = Field(default=1, le=2**20, description="Copies of the model.")
+    tensor: Count = Field(default=1, description="Accelerators that split every matrix.")
+    pipeline: Count = Field(default=1, description="Stages of a rank.")
+    data: Count = Field(default=1, description="Ranks of a replica that share the experts and step together.")
+    expert: Count = Field(default=1, description="Accelerators that whole experts are dealt to; 1: split.")
+    engine: EngineSection = Field(default_factory=EngineSection)
+    router: RouterSection = Field(default_factory=RouterSection)
+    tiers: tuple[TierSection, ...] = Field(default=(), description="From near to far.")
+    tier_admission: Literal["write_back", "write_through", "second_use"] = "write_back"
+    load_overlap: Flag = Field(default=False, description="Layers of loaded KV come in while others compute.")
+
+    @property
+    def accelerators(self) -> int:
+        """All of the pool."""
+        return self.replicas * self.data * self.tensor * self.pipeline
+
+
+class HandoverSection(Section):
+    """How KV goes from a prefill pool to a decode pool."""
+
+    bandwidth: PositiveBandwidth | None = Field(
+        default=None,
+        description="Out of a rank, for itself; unless said, transfers share the site's fabric (run.network: "
+        "fluid) or have the NICs of their accelerators (none).",
+    )
+    latency: Duration = Field(default=0.0, description="Of a transfer.")
+    per_block: Duration = Field(default=0.0, description="Of each block of it.")
+    layerwise: Flag = Field(default=False, description="Layers are pushed while prefill goes on.")
+    first_token: Literal["prefill", "decode"] = "prefill"
+
+
+class WorkloadSection(Section):
+    """Requests: of a packaged trace, of a file, or made up."""
+
+    trace: Text | None = Field(default=None, description="A trace of the package.")
+    file: Text | None = Field(default=None, description="A trace file, relative to the scenario.")
+    format: Text = Field(default="auto", description="Of the file.")
+    generator: Literal["independent", "shared_prefix", "conversations", "agents"] | None = None
+    settings: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Of the generator, e.g. {prompt: 1000, answer: {kind: lognormal, p50: 100, p99: 900}}.",
+    )
+    arrivals: Text | dict[str, Any] = Field(
+        default="poisson", description="A process, or {kind: gamma, cv: 2}; of a generator."
+    )
+    requests: Count | None = Field(
+        default=None, le=10**9, description="How many (sessions, for conversations and agents)."
+    )
+    rate: Number | None = Field(
+        default=None, gt=0, description="Requests per second; a trace is stretched to it."
+    )
+    token_scale: Number = Field(default=1.0, gt=0, description="Tokens over the trace's.")
+    concurrency: Whole = Field(default=0, description="Users who wait for each answer; 0: an open loop.")
+    think: Duration = Field(default=0.0, description="Time of a user between an answer and the next request.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> WorkloadSection:
+        given = [key for key in ("trace", "file", "generator") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise refuse(f"needs one of trace, file and generator; given: {', '.join(given) or 'none'}")
+        if self.generator is not None and self.requests is None:
+            raise refuse("is missing; a generator needs to know how many", "requests")
+        if self.generator is not None and self.rate is None and not self.concurrency:
+            raise refuse("is missing; a generator needs a rate, or a concurrency", "rate")
+        if self.generator is None and self.settings:
+            raise refuse("are a generator's; this workload is a trace", "settings")
+        if self.think and not self.concurrency:
+            raise refuse("is of users; give `concurrency` too", "think")
+        return self
+
+
+class SloSection(Section):
+    """Latencies that a request must keep to count."""
+
+    ttft: PositiveDuration | None = Field(default=None, description="Time to first token.")
+    tpot: PositiveDuration | None = Field(default=None, description="Mean time per output token after it.")
+    itl: PositiveDuration | None = Field(default=None, description="Longest gap between two tokens.")
+    e2e: PositiveDuration | None = Field(default=None, description="Time to the last token.")
+    share: Number = Field(default=0.9, gt=0, le=1, description="Of all requests that must keep them.")
+
+    @model_validator(mode="after")
+    def _something(self) -> SloSection:
+        if all(value is None for value in (self.ttft, self.tpot, self.itl, self.e2e)):
+            raise refuse("says no latency; give ttft, tpot, itl or e2e")
+        return self
+
+
+class FailureSection(Section):
+    """Ranks of a pool that fail, and come back."""
+
+    pool: Whole = Field(default=0, description="Number of the pool.")
+    replica: Whole = Field(description="Number of the replica in its pool.")
+    at: Duration = Field(description="When it fails; what it had is lost and asked for again.")
+    until: Duration | None = Field(default=None, description="When it is back; never unless said.")
+
+    @model_validator(mode="after")
+    def _later(self) -> FailureSection:
+        if self.until is not None and self.until <= self.at:
+            raise refuse("must be later than `at`", "until")
+        return self
+
+
+class ServingSection(JobBase):
+    """An inference service."""
+
+    kind: Literal["serving"] = Field(description="serving")
+    model: Model = Field(description="A model of the catalogue, a shape, or {hf_config: path}.")
+    precision: Text = Field(default="bf16", description="Of the layers' products, e.g. bf16, fp8.")
+    kv_precision: Literal["bf16", "fp8"] = Field(default="bf16", description="Of the KV cache.")
+    software: Text = Field(default="vllm", description="Host times: an engine of the catalogue, or none.")
+    step_times: Literal["tables", "roofline"] = Field(
+        default="tables", description="Kernel tables where there are any, or formulas everywhere."
+    )
+    pools: tuple[PoolSection, ...] = Field(
+        default=(PoolSection(),), min_length=1, description="One for all, or prefill and decode."
+    )
+    handover: HandoverSection = Field(default_factory=HandoverSection)
+    information_delay: Duration = Field(default=0.0, description="Age of what routers see.")
+    admission_rate: Number | None = Field(default=None, gt=0, description="Most requests per second let in.")
+    admission_burst: Number = Field(default=1.0, ge=1, description="Requests let in at once.")
+    failures: tuple[FailureSection, ...] = Field(default=(), description="Replicas that fail.")
+    workload: WorkloadSection
+    slo: SloSection = Field(
+        default=SloSection(ttft=2.0, tpot=0.2), description="2 s and 200 ms unless said (Vidur's)."
+    )
+    per_token: Flag = Field(default=False, description="Keep the time of every token.")
+
+    @model_validator(mode="after")
+    def _roles(self) -> ServingSection:
+        roles = sorted(pool.role for pool in self.pools)
+        if roles not in (["both"], ["decode", "prefill"]):
+            raise refuse(f"have the roles {', '.join(roles)}; use one 'both', or prefill and decode", "pools")
+        return self
+
+    def accelerators(self, site: SiteSection) -> int:
+        """Those of all pools."""
+        return sum(pool.accelerators for pool in self.pools)
+
+    def problems(self, scenario: Scenario, index: int) -> Iterator[str]:
+        """A model that is unknown, a site without accelerators, ranks larger than a host's domain."""
+        from euston.scenario.build import transformer
+
+        where = f"jobs[{index}]"
+        site = scenario.site(self.placement.site)
+        if self.accelerators(site) > site.accelerators:
+            yield at(
+                f"{where}.pools",
+                f"need {self.accelerators(site)} accelerators; site {site.name!r} has {site.accelerators}",
+            )
+        for i, failure in enumerate(self.failures):
+            if failure.pool >= len(self.pools):
+                yield at(f"{where}.failures[{i}].pool", f"{failure.pool}; there are {len(self.pools)}")
+            elif failure.replica >= self.pools[failure.pool].replicas:
+                yield at(
+                    f"{where}.failures[{i}].replica",
+                    f"{failure.replica} does not exist; the pool has {self.pools[failure.pool].replicas}",
+                )
+        if site.accelerator is None:
+            yield at(f"sites[{scenario.sites.index(site)}].accelerator", "is missing; serving computes")
+        try:
+            model = transformer(scenario, index)
+        except BadInput as error:
+            yield str(error)
+            return
+        for i, pool in enumerate(self.pools):
+            place = f"{where}.pools[{i}]"
+            if pool.tensor > site.accelerators_per_host:
+                yield at(
+                    f"{place}.tensor",
+                    f"{pool.tensor} accelerators are more than a host's {site.accelerators_per_host}",
+                )
+            if pool.pipeline > model.layers:
+                yield at(f"{place}.pipeline", f"{pool.pipeline} stages for {model.layers} layers")
+            if pool.data > 1 and model.moe is None:
+                yield at(f"{place}.data", f"{model.name} has no experts to share; use `replicas`")
