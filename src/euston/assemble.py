@@ -104,7 +104,7 @@ def device(accelerator: Accelerator, job: TrainingJob, *, gemm_source: str = "ta
     launch = GRAPH_LAUNCH if job.software.cuda_graphs == "full" else EAGER_LAUNCH
     return GPU(
         accelerator, gemm_source=cast(GemmSource, gemm_source), attention_kernel=cast(Generation, generation),
-        launch_floor=launch, experts="library",
+        launch_floor=launch, experts="library", casts="apart",
     )  # fmt: skip
 
 

@@ -119,3 +119,20 @@ def test_causal_is_cheaper_but_not_twice_as_cheap_per_flop(a100: Accelerator) ->
     causal, _ = gpu.attention_seconds(4, 2048, 16, 16, 128, causal=True)
     full, _ = gpu.attention_seconds(4, 2048, 16, 16, 128, causal=False)
     assert causal < full < 2 * causal
+
+
+def test_a_power_limit_binds_attention_as_it_binds_products() -> None:
+    """Oracle: the same die at 700 W and at 500 W; no fused attention above the products' sustained rate."""
+    full, less = (
+        GPU(catalog.accelerator(name), launch_floor=0.0) for name in ("h100-sxm", "h100-sxm-96gb-500w")
+    )
+    cap = less.sustained("bf16")
+    assert cap is not None
+    for backward in (False, True):
+        work = (2.5 if backward else 1.0) * 2.0 * 32 * 65536.0**2 * 128
+        usual, _ = full.attention_seconds(1, 65536, 32, 8, 128, backward=backward)
+        found, _ = less.attention_seconds(1, 65536, 32, 8, 128, backward=backward)
+        assert found >= usual * (1 - 1e-9)
+        assert work / found <= cap[0] * (1 + 1e-9)
+    forward = [gpu.attention_seconds(1, 65536, 32, 8, 128)[0] for gpu in (full, less)]
+    assert forward[1] > 1.05 * forward[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from euston.catalog import Accelerator, accelerator
 from euston.devices import GPU, Exchange, _moe, _tables, exchange
 from euston.devices._deal import deal
+from euston.devices.kernels import DEVICE_LAUNCH
 from euston.errors import ConfigError
 from euston.models.operator import Operator
 
@@ -128,3 +131,35 @@ def test_every_table_row_is_finite_and_positive() -> None:
             if table is not None:
                 assert (table.seconds > 0).all()
                 assert (table.columns["touched"] <= table.columns["rows"] + 1e-9).all()
+
+
+def test_an_expert_by_the_dense_library_is_a_product_of_its_own(accelerators: dict[str, Accelerator]) -> None:
+    """Oracle: dense products by hand, the fullest expert's and the others' mean, less all but one launch.
+
+    On its own tables and on transferred ones; with many rows an expert reaches the dense product's rate.
+    """
+    for name in ("h100", "h800", "a100"):
+        gpu = GPU(accelerators[name], experts="library", launch_floor=0.0)
+        rows, n, k, experts, busiest = 33792.0, 4096, 7168, 8, 5120.0
+        full, _ = gpu.gemm_seconds(busiest, n, k)
+        rest, _ = gpu.gemm_seconds((rows - busiest) / (experts - 1), n, k)
+        by_hand = full + (experts - 1) * rest - (experts - 1) * DEVICE_LAUNCH
+        priced = gpu.price(grouped(rows, n, k, experts, busiest)).seconds
+        assert priced == pytest.approx(by_hand, rel=1e-9)
+        even, _ = gpu.gemm_seconds(4096, n, k)
+        op = grouped(8 * 4096, n, k, 8, 4096)
+        assert gpu.price(op).seconds == pytest.approx(8 * even, rel=0.02)
+        fused = GPU(accelerators[name], launch_floor=0.0)
+        assert gpu.price(op).seconds <= fused.price(op).seconds  # the serving kernel is no faster here
+
+
+def test_weight_gradients_of_experts_have_the_tokens_inside(h100: Accelerator) -> None:
+    """Oracle: the product n x k with the tokens as its inner side; one expert, and experts without tokens."""
+    gpu = GPU(h100, experts="library", launch_floor=0.0)
+    op = replace(grouped(2048, 4096, 7168, 1, 2048), name="expert_up_wgrad", phase="backward")
+    assert gpu.price(op).seconds == pytest.approx(gpu.gemm_seconds(4096, 7168, 2048)[0], rel=1e-9)
+    alone, all_in_one = grouped(2048, 4096, 7168, 1, 2048), grouped(2048, 4096, 7168, 16, 2048)
+    assert gpu.price(all_in_one).seconds == pytest.approx(gpu.price(alone).seconds, rel=1e-9)
+    assert gpu.price(grouped(0, 4096, 7168, 8, 0)).seconds == pytest.approx(DEVICE_LAUNCH)
+    with pytest.raises(ConfigError, match="experts"):
+        GPU(h100, experts="librarry")  # type: ignore[arg-type]

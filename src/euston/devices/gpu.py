@@ -12,7 +12,7 @@ from euston.devices import _bandwidth
 from euston.devices._attention import BACKWARD_FLOPS, BACKWARD_RATE
 from euston.devices._power import Band, Power
 from euston.devices.base import PROVENANCES, Price, Provenance
-from euston.devices.kernels import DEVICE_LAUNCH, GemmSource, Generation, Kernels, Priced
+from euston.devices.kernels import DEVICE_LAUNCH, Casts, GemmSource, Generation, Kernels, Priced
 from euston.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
@@ -58,6 +58,10 @@ class GPU:
         ``"library"``: a GEMM of the dense library for every expert, as training frameworks run them
         (Transformer Engine's GroupedLinear gives cuBLAS one product per expert, on several streams);
         ``"fused"``: the one kernel of serving engines, which the measured tables of experts are of.
+    casts
+        ``"inside"``: a product in 8 or 4 bit casts its 16-bit input within the call, as serving engines and
+        the measured tables do; ``"apart"``: the product alone, by the dense library, as training frameworks
+        run it behind casts of their own.
 
     Attributes
     ----------
@@ -75,6 +79,7 @@ class GPU:
         attention_kernel: Generation = "best",
         sustained: Band = "value",
         experts: Experts = "fused",
+        casts: Casts = "inside",
     ) -> None:
         for name, value, allowed in (
             ("gemm_source", gemm_source, ("table", "table+cap", "profile")),
@@ -82,6 +87,7 @@ class GPU:
             ("attention_kernel", attention_kernel, ("best", "fa1", "fa2", "fa3")),
             ("sustained", sustained, ("value", "low", "high")),
             ("experts", experts, ("library", "fused")),
+            ("casts", casts, ("inside", "apart")),
         ):
             if value not in allowed:
                 raise ConfigError(f"`{name}`: {unknown('choice', str(value), allowed)}")
@@ -92,7 +98,7 @@ class GPU:
         self.accelerator = accelerator
         self.launch_floor, self.attention_kernel, self.experts = launch_floor, attention_kernel, experts
         self.power = Power(accelerator, sustained)
-        self.kernels = Kernels(accelerator, gemm_source, elementwise, self.power)
+        self.kernels = Kernels(accelerator, gemm_source, elementwise, self.power, casts)
         self._prices: dict[Operator, Price] = {}
 
     @property

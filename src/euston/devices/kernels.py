@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from euston.devices import _attention, _bandwidth, _decode, _gemm, _library, _moe, _tables
+from euston.devices import _attention, _bandwidth, _decode, _gemm, _library, _moe, _narrow, _tables
 from euston.devices._field import Array
 from euston.devices._model import ROOFLINE, TRANSFERRED, Columns, Family, Machine, Model
 from euston.devices._power import Power
@@ -23,10 +23,11 @@ from euston.errors import ConfigError, unknown
 if TYPE_CHECKING:
     from euston.catalog import Accelerator
 
-__all__ = ["GemmSource", "Generation", "Kernels", "Priced"]
+__all__ = ["Casts", "GemmSource", "Generation", "Kernels", "Priced"]
 
 GemmSource = Literal["table", "table+cap", "profile"]
 Generation = Literal["best", "fa1", "fa2", "fa3"]
+Casts = Literal["inside", "apart"]
 Sure = NDArray[np.int8]
 Priced = tuple[Array, Sure]
 
@@ -69,7 +70,7 @@ class Kernels:
     ----------
     accelerator
         From the catalogue.
-    gemm_source, elementwise, band
+    gemm_source, elementwise, power, casts
         See `euston.devices.GPU`.
     """
 
@@ -79,8 +80,10 @@ class Kernels:
         gemm_source: GemmSource = "table+cap",
         elementwise: _bandwidth.Elementwise = "profile",
         power: Power | None = None,
+        casts: Casts = "inside",
     ) -> None:
         self.accelerator, self.gemm_source, self.elementwise = accelerator, gemm_source, elementwise
+        self.casts = casts
         self.power = power or Power(accelerator)
         table, how = _tables.nearest_table(accelerator)
         self.table: str | None = table.name if table else None
@@ -92,7 +95,10 @@ class Kernels:
     ) -> Priced:
         """Products m x k by k x n; `batch` equal ones in a single kernel."""
         columns = _columns(_gemm.FAMILY, m, n, k)
-        if batch == 1.0:
+        apart = self.casts == "apart" and dtype in _narrow.CAST_INSIDE and self.table is not None
+        if apart and batch == 1.0:
+            seconds, sure = self._alone(dtype, columns)
+        elif batch == 1.0:
             seconds, sure = self._transposed(dtype, columns, *self._seconds("gemm", dtype, columns))
         else:  # no table has batches: the formula alone
             model, _ = self._model("gemm", dtype)
@@ -111,6 +117,18 @@ class Kernels:
             if rate is not None:
                 seconds = np.maximum(seconds, flops / rate)
         return np.maximum(seconds, flops / self.machine(dtype).peak), sure
+
+    def _alone(self, dtype: str, columns: dict[str, Array]) -> Priced:
+        """Narrow products without their input's cast."""
+        if _narrow.as_wide(self.table, dtype):
+            short = {**columns, "k": columns["k"] * self.power.peak("bf16") / self.power.peak(dtype)}
+            seconds, sure = self._transposed("bf16", short, *self._seconds("gemm", "bf16", short))
+            return seconds, np.maximum(sure, TRANSFERRED).astype(np.int8)
+        seconds, sure = self._transposed(dtype, columns, *self._seconds("gemm", dtype, columns))
+        size = self.machine(dtype).input_bytes
+        cast, _ = self.memory("cast", _narrow.cast_bytes(columns, size))
+        least = _narrow.operand_bytes(columns, size) / self.accelerator.memory_bandwidth
+        return np.maximum(seconds - cast, np.minimum(least, seconds)), np.maximum(sure, 1).astype(np.int8)
 
     def _transposed(self, dtype: str, columns: dict[str, Array], seconds: Array, sure: Sure) -> Priced:
         """Shapes outside the table whose transpose is inside: m x n x k is the same product as n x m x k."""
@@ -165,7 +183,12 @@ class Kernels:
             sure = np.maximum(sure, TRANSFERRED)
         constants = model.constants if model is not None else DEFAULTS["prefill"]
         launch = np.minimum(float(constants["launch"]) * 1e-6, seconds)
-        return launch + (seconds - launch) / rate, sure.astype(np.int8)
+        seconds = launch + (seconds - launch) / rate
+        cap = None if self.own else self.power.cap("bf16")
+        if cap is not None:  # what the power limit leaves of matrix products it leaves of attention's
+            done = flops * (_attention.BACKWARD_FLOPS if backward else 1.0)
+            seconds = np.maximum(seconds, done / cap)
+        return seconds, sure.astype(np.int8)
 
     def encoder(self, batch: ArrayLike, sequence: ArrayLike, heads: ArrayLike, head_dim: ArrayLike) -> Priced:
         """Attention that is not causal, forward: the encoder table where it reaches, else as `prefill`."""
