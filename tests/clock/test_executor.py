@@ -164,6 +164,27 @@ def test_speed_changes_and_shares_of_speed() -> None:
     assert result.end[0] == pytest.approx(4.0 + 1.75 / 0.5)
 
 
+def test_a_shared_transfer_slows_every_copy() -> None:
+    """Two copies of 4 s of work meet in 2 s that take a half of it: they end at 5 s, a third at 4 s."""
+    b = ProgramBuilder()
+    gpu, nic = b.stream("gpu"), b.stream("nic")
+    b.compute(gpu, 4.0, label="work")
+    shared = b.send(0, label="x", stream=nic, slows=gpu)
+    one = b.build()
+    mask = np.zeros(len(one), bool)
+    mask[shared] = True
+    two, index = one.replicate(
+        2, shared=mask, shared_stream=np.array([False, True]), transfer_of=np.zeros((2, 1), np.int32),
+        count=np.ones(2, np.int64), prefix=("a ", "b "),
+    )  # fmt: skip
+    alone = ProgramBuilder()
+    alone.compute(alone.stream("other"), 4.0, label="work")
+    both, first = two.concatenate([alone.build(), two])
+    result = execute(both, simple([1.0], [{0: 1.0}], [2.0], slow_share=[0.5]), [1.0])
+    work = [0, *(first[1] + index[:, 0])]
+    assert result.end[work].tolist() == pytest.approx([4.0, 5.0, 5.0])
+
+
 def test_bytes_so_far_count_what_has_moved() -> None:
     b = ProgramBuilder()
     one = b.send(0, label="x")

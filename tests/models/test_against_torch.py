@@ -270,3 +270,65 @@ def test_window_counts_only_its_keys() -> None:
         )
     assert per_layer["attention"] == 4 * T * (S / 2) * 48
     assert per_layer["sliding"] == pytest.approx(4 * B * keys * 48, rel=0.01)
+
+
+class Traffic:
+    """Bytes that eager PyTorch reads and writes, views apart: operands in, results out."""
+
+    def __init__(self) -> None:
+        from torch.utils._python_dispatch import TorchDispatchMode
+
+        self.read = self.written = 0.0
+        traffic = self
+
+        class Mode(TorchDispatchMode):  # type: ignore[misc]
+            def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+                out = func(*args, **(kwargs or {}))
+                if not func.is_view and func.overloadpacket.__name__ not in ("detach", "split_with_sizes"):
+                    flat = [x for a in args for x in (a if isinstance(a, list | tuple) else [a])]
+                    made = out if isinstance(out, list | tuple) else [out]
+                    wide = [x for x in flat if isinstance(x, torch.Tensor) and x.numel() > 4096]
+                    traffic.read += sum(x.numel() * x.element_size() for x in wide)
+                    traffic.written += sum(
+                        x.numel() * x.element_size() for x in made if x is not None and x.numel() > 4096
+                    )
+                return out
+
+        self.mode = Mode
+
+
+def test_clamped_experts_move_what_eager_torch_moves() -> None:
+    """The clamp before a fused activation, written as Megatron-Core writes it."""
+    from euston.models._feed_forward import CLAMP
+
+    x = torch.randn(512, 256, dtype=torch.bfloat16, requires_grad=True)
+    forward, backward = Traffic(), Traffic()
+    with forward.mode():
+        gate, up = x.chunk(2, -1)
+        y = torch.cat((gate.clamp(min=None, max=7.0), up.clamp(min=-7.0, max=7.0)), -1)
+    gradient = torch.ones_like(y.detach())
+    with backward.mode():
+        y.backward(gradient)
+    n = x.numel()
+    assert (forward.read / n, forward.written / n) == pytest.approx(CLAMP[0])
+    assert (backward.read / n, backward.written / n) == pytest.approx(CLAMP[1])
+
+
+def test_expert_biases_move_what_eager_torch_moves() -> None:
+    """Biases weighted by probabilities, added for one expert after the other."""
+    from euston.models._feed_forward import EXPERT_BIAS
+
+    counts = [256, 256]
+    x = torch.randn(512, 256, dtype=torch.bfloat16, requires_grad=True)
+    bias = [torch.randn(256, dtype=torch.bfloat16, requires_grad=True) for _ in counts]
+    probability = torch.rand(512, 1, dtype=torch.bfloat16, requires_grad=True)
+    forward, backward = Traffic(), Traffic()
+    with forward.mode():
+        parts = zip(torch.split(x, counts), bias, torch.split(probability, counts), strict=True)
+        y = torch.cat([t + b * p for t, b, p in parts])
+    gradient = torch.ones_like(y.detach())
+    with backward.mode():
+        y.backward(gradient)
+    n = x.numel()
+    assert (forward.read / n, forward.written / n) == pytest.approx(EXPERT_BIAS[0])
+    assert (backward.read / n, backward.written / n) == pytest.approx(EXPERT_BIAS[1])

@@ -83,7 +83,7 @@ def test_one_forward_one_backward_is_nearly_exact(
         tensor=tensor, pipeline=pipeline, data=data, m=m, sharding=sharding if data > 1 else "none",
         recompute=recompute, profile=profile,
     )  # fmt: skip
-    assert ratio(one) == pytest.approx(1.0, abs=0.02)
+    assert ratio(one) == pytest.approx(1.0, abs=0.03)
 
 
 @pytest.mark.parametrize(

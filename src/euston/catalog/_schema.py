@@ -134,7 +134,7 @@ SCHEMAS: dict[str, Schema] = {
             "attention": ("unfused", "flash"),
             "attention_kernel": ("unfused", "fa1", "fa2", "fa3", "cudnn"),
             "gradient_dtype": ("fp16", "bf16", "fp32"),
-            "grad_accumulation": ("fused-fp32", "autograd-fp16", "unfused-fp32", "none"),
+            "grad_accumulation": ("fused-fp32", "fused-bf16", "autograd-fp16", "unfused-fp32", "none"),
             "dropout": "flag",
             "cuda_graphs": ("none", "partial", "full"),
             "context": ("ring", "all_gather", "ulysses"),

@@ -14,8 +14,8 @@ from euston.clock._state import (
     BLOCKER, CHOSEN, COMPUTE, END, EV_CAPACITY, EV_CAPPED, EV_COMPUTE, EV_DONE, EV_FLOW, EV_RELEASE,
     EV_ROUTES, FIRST, FOLLOWER, FROM, I_DONE, I_EVENTS, I_FREE, I_HEAP, I_OUT, I_READY,
     LEAST_LOADED_AFTER_GAP, LEFT, LEFT_BYTES, MOVES, NONE, ONE, OP, OUTBOX, OWNER, P_BUSY, P_CHOICE,
-    RANDOM_AFTER_GAP, READY, RUNNING, SINCE, SIZE, SLOWED, SLOWERS, SLOWS, SPEED, START, STREAM, TIME,
-    TOUCHED, TRANSFER, T_CAP, T_WEIGHT, WAITING, WINDOW, WORK_LEFT, ZERO, drop, put,
+    RANDOM_AFTER_GAP, READY, RUNNING, SINCE, SIZE, SLOWED, SLOWERS, SLOWS, SLOW_COUNT, SPEED, START,
+    STREAM, TIME, TOUCHED, TRANSFER, T_CAP, T_WEIGHT, WAITING, WINDOW, WORK_LEFT, ZERO, drop, put,
 )  # fmt: skip
 from euston.network._net import (
     CAPACITY, CHANGED, COLUMN, FREE_SLOT, GIVEN, LAMBDA, N_CHANGED, N_DIRTY, RATE, WEIGHT, bare,
@@ -111,17 +111,19 @@ def _begin(fx, st, net, ch, op, t):  # type: ignore[no-untyped-def]
     st.when[START, op] = t
     kind, tr = fx.kind[op], fixed[MOVES, op]
     s = np.int64(fixed[SLOWS, op])
+    behind = s + fixed[SLOW_COUNT, op]
     slowers, share = ZERO, 0.0
     runs = kind == COMPUTE and fixed[STREAM, op] >= 0
     if runs:
         s = np.int64(fixed[STREAM, op])
+        behind = s + 1
         stream_i[RUNNING, s] = op
         stream[WORK_LEFT, s] = work[op]
         stream[TOUCHED, s] = t
     elif s >= 0:
         slowers, share = ONE, fx.t_slow_share[tr]
-    if s >= 0:
-        _set_pace(stream, stream_i, heap, where, i, s, t, stream[SPEED, s], slowers, share)
+    for x in range(s, behind):
+        _set_pace(stream, stream_i, heap, where, i, x, t, stream[SPEED, x], slowers, share)
     if runs:
         return
     then = t + work[op]
@@ -328,8 +330,8 @@ def advance(fx, st, net, ch, whole, solved, until):  # type: ignore[no-untyped-d
                 x = owner - externals
                 kind = st.external_kind[x]
             i[I_EVENTS] += 1
-            done, s = NONE, NONE
-            slowers, share, speed = ZERO, 0.0, 0.0
+            done, s, behind = NONE, ZERO, ZERO
+            slowers, share, speed = ZERO, 0.0, np.nan
             if kind == EV_COMPUTE:
                 done = stream_i[RUNNING, x]
                 stream_i[RUNNING, x] = NONE
@@ -362,14 +364,17 @@ def advance(fx, st, net, ch, whole, solved, until):  # type: ignore[no-untyped-d
                 set_capacity(net, external_id[x], external_value[x])
             else:
                 s, speed = external_id[x], external_value[x]
+                behind = s + 1
             if done >= 0:
                 st.when[END, done] = t
                 _finish(fixed, fx.succ_ptr, fx.succ, fx.notify, ops, i, done)
                 s = np.int64(fixed[SLOWS, done])
-                if s >= 0:
-                    slowers, share, speed = NONE, -fx.t_slow_share[fixed[MOVES, done]], stream[SPEED, s]
-            if s >= 0:
-                _set_pace(stream, stream_i, heap, where, i, s, t, speed, slowers, share)
+                behind = s + fixed[SLOW_COUNT, done]
+                if behind > s:
+                    slowers, share = NONE, -fx.t_slow_share[fixed[MOVES, done]]
+            for y in range(s, behind):
+                pace = stream[SPEED, y] if speed != speed else speed
+                _set_pace(stream, stream_i, heap, where, i, y, t, pace, slowers, share)
             if t > now[0]:
                 now[0] = t
             t = heap[0, TIME] if i[I_HEAP] > 0 else np.inf

@@ -34,7 +34,7 @@ I_HEAP, I_SEQ, I_FREE, I_DONE, I_OUT, I_READY, I_EVENTS = LINE[:7]
 COUNTERS = 7
 
 # Lines of the stacked arrays.
-STREAM, MOVES, FOLLOWER, SLOWS = LINE[:4]  # Fixed.op
+STREAM, MOVES, FOLLOWER, SLOWS, SLOW_COUNT = LINE[:5]  # Fixed.op
 SIZE, T_WEIGHT, T_CAP = LINE[:3]  # Fixed.flow
 WAITING, BLOCKER, LEFT, READY, OUTBOX = LINE[:5]  # State.op
 START, END = LINE[:2]  # State.when
@@ -57,7 +57,9 @@ class Fixed(NamedTuple):
     """What does not change while a program runs."""
 
     kind: np.ndarray  # uint8[N]
-    op: np.ndarray  # int32[4, N] stream, transfer, next operation on the stream, stream that it slows
+    op: (
+        np.ndarray
+    )  # int32[5, N] stream, transfer, next on the stream, first of those it slows, how many
     work: np.ndarray  # float64[N]
     notify: np.ndarray  # bool[N]
     succ_ptr: np.ndarray

@@ -197,10 +197,11 @@ class Executor:
         planned = n_events + len(held)
         heap = 2 * streams + slots + int((~on_stream).sum()) + planned + 4
         slows = np.where(is_transfer, program.slows, -1)
+        slow_count = np.where(slows >= 0, program.slow_count, 0)
         i32 = np.int32
         self._fixed = k.Fixed(
             kind=k.plain(program.kind, np.uint8),
-            op=np.stack([program.stream, program.transfer, next_in_stream, slows]).astype(i32),
+            op=np.stack([program.stream, program.transfer, next_in_stream, slows, slow_count]).astype(i32),
             work=k.plain(program.work, np.float64),
             notify=k.plain(program.notify, np.bool_),
             succ_ptr=succ_ptr,

@@ -141,8 +141,9 @@ class Program:
         Index into ``labels``.
     micro_batch, chunk : int32[N]
         For people and timelines; -1 where they mean nothing.
-    slows : int32[N]
-        The stream that a transfer slows while it runs, by the transfer's ``slow_share``; -1 for none.
+    slows, slow_count : int32[N]
+        The streams that a transfer slows while it runs, by its ``slow_share``: the first (-1 for none), and
+        how many from there on.
     notify : bool[N]
         Whether the end of the operation is told to the outside.
     streams : tuple of str
@@ -159,6 +160,7 @@ class Program:
     micro_batch: NDArray[np.int32]
     chunk: NDArray[np.int32]
     slows: NDArray[np.int32]
+    slow_count: NDArray[np.int32]
     notify: NDArray[np.bool_]
     labels: tuple[str, ...]
     streams: tuple[str, ...]
@@ -186,7 +188,8 @@ class Program:
         Parameters
         ----------
         shared : bool[N]
-            Operations that exist once: they wait for their dependencies in every copy.
+            Operations that exist once: they wait for their dependencies in every copy, and slow what they
+            slow in every copy.
         shared_stream : bool[S]
             Streams that exist once; they hold shared operations only, the others none.
         transfer_of : int32[copies, T]
@@ -215,6 +218,7 @@ class Program:
         new_stream = np.where(stream >= 0, stream_offset[stream] + own[stream] * copy, -1)
         slows = self.slows[origin]
         new_slows = np.where(slows >= 0, stream_offset[slows] + own[slows] * copy, -1)
+        everywhere = np.where(shared[origin], stream_times[slows], 1)
         transfer = self.transfer[origin]
         moved = transfer_of[copy, np.maximum(transfer, 0)]
         # Edges: a shared operation waits for every copy of a dependency, any other for its own copy's.
@@ -237,6 +241,7 @@ class Program:
             micro_batch=self.micro_batch[origin],
             chunk=self.chunk[origin],
             slows=new_slows.astype(np.int32),
+            slow_count=np.where(slows >= 0, everywhere * self.slow_count[origin], 0).astype(np.int32),
             notify=self.notify[origin],
             labels=self.labels,
             streams=tuple(
@@ -284,6 +289,7 @@ class Program:
             micro_batch=plain("micro_batch"),
             chunk=plain("chunk"),
             slows=shift("slows", streams),
+            slow_count=plain("slow_count"),
             notify=plain("notify"),
             labels=tuple(names),
             streams=tuple(s for p in programs for s in p.streams),
@@ -425,6 +431,7 @@ class ProgramBuilder:
             micro_batch=np.array(self._micro_batch, np.int32),
             chunk=np.array(self._chunk, np.int32),
             slows=np.array(self._slows, np.int32),
+            slow_count=(np.array(self._slows, np.int32) >= 0).astype(np.int32),
             notify=np.array(self._notify, np.bool_),
             labels=tuple(self._labels),
             streams=tuple(self._streams),

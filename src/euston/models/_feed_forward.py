@@ -22,6 +22,20 @@ ROUTER_KERNELS = (14, 8)
 #: Counted in Megatron-Core's `token_dispatcher.py` with fused permutation.
 DISPATCH_KERNELS = (12, 1)
 
+#: Bytes per element of clamping the activation's input, apart from its kernel as Megatron-Core does (eager
+#: code before `weighted_bias_quick_geglu_impl`). Forward: a clamp of each half and their concatenation.
+#: Backward: PyTorch's masks (one comparison above, two and their conjunction on both sides), the choice by
+#: the mask, and the two halves' gradients put together: for 16 bit (5 + 9) / 2 + 2 read, (3 + 5) / 2 + 2
+#: written.
+CLAMP = ((4.0, 4.0), (9.0, 6.0))
+CLAMP_KERNELS = (3, 7)
+#: Bytes per element of adding the bias of an expert's output matrix, weighted by its tokens' probabilities,
+#: as `TEGroupedMLP._apply_bias` does for one expert after the other in 16 bit: product, sum, concatenation;
+#: backward the product with the probabilities and its sum, the product with the bias and its sum, and the
+#: parts' gradients put together.
+EXPERT_BIAS = ((6.0, 6.0), (10.0, 6.0))
+EXPERT_BIAS_KERNELS = (2, 4)
+
 __all__ = ["activation", "dense", "experts", "mlp"]
 
 
@@ -83,8 +97,10 @@ def experts(model: Transformer, settings: Settings) -> list[Step]:
         inside.append(memory("expert_sort", "permute", settings, rows, h, (e, e), (e, e)))
     inside += [
         _grouped("expert_up", settings, rows, load.busiest, local, (2 if model.gated else 1) * inner, h),
+        *_clamp(moe, settings, rows, 2 * inner),
         activation("expert_activation", settings, rows, inner, model.gated).within("moe_act"),
         _grouped("expert_down", settings, rows, load.busiest, local, h, inner),
+        *_expert_bias(moe, settings, rows, h, local),
     ]
     if ranks > 1 and local > 1:
         inside.append(memory("expert_unsort", "permute", settings, rows, h, (e, e), (e, e)))
@@ -96,6 +112,27 @@ def experts(model: Transformer, settings: Settings) -> list[Step]:
         inside += mlp("shared_expert", settings, h, shared, model.gated)
         inside.append(residual("shared_expert_add", settings, h))
     return _around(model, settings, inside)
+
+
+def _clamp(moe: MoE, settings: Settings, rows: float, columns: int) -> list[Step]:
+    if not moe.clamped:
+        return []
+    wide = settings.width / 2.0
+    moved = [(read * wide, written * wide) for read, written in CLAMP]
+    step = memory("expert_clamp", "add", settings, rows, columns, moved[0], moved[1], calls=CLAMP_KERNELS)
+    return [step.within("moe_act")]
+
+
+def _expert_bias(moe: MoE, settings: Settings, rows: float, hidden: int, local: int) -> list[Step]:
+    """The output matrix's biases; those of the first are added in its products."""
+    if not moe.expert_biases:
+        return []
+    wide = settings.width / 2.0
+    moved = [(read * wide, written * wide) for read, written in EXPERT_BIAS]
+    calls = [each * local + 1 for each in EXPERT_BIAS_KERNELS]
+    return [
+        memory("expert_bias", "add", settings, rows, hidden, moved[0], moved[1], calls=(calls[0], calls[1]))
+    ]
 
 
 def _small(settings: Settings, kernels: tuple[int, int]) -> tuple[int, int]:

@@ -176,6 +176,7 @@ def _gpt_oss(config: Config) -> Shape:
         ffn=shape["ffn"],
         router_bias=True,
         expert_biases=True,
+        clamped=True,
     )
     mixers = config.letters("layer_types", _LAYER_TYPES) if "layer_types" in config.values else "SA"
     own = {"attention_biases": config.flag("attention_bias", True), "sinks": True, "moe": moe}

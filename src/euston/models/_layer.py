@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 __all__ = ["ACCUMULATE", "CROSS_ENTROPY", "operators"]
 
 #: Bytes read and written per weight to add a micro-batch's gradient to the accumulated one: in the GEMM's
-#: epilogue (read 4, write 4); by autograd in FP16 (read 2 + 2, write 2); from a 16-bit gradient to an FP32
-#: buffer (read 2 + 4, write 4). Megatron-LM's `gradient_accumulation_fusion` chooses between the first and
-#: the last.
-ACCUMULATE = {"fused-fp32": (4, 4), "autograd-fp16": (4, 2), "unfused-fp32": (6, 4), "none": (0, 0)}
+#: epilogue (read 4, write 4; half of it where the buffer has 16 bit); by autograd in FP16 (read 2 + 2, write
+#: 2); from a 16-bit gradient to an FP32 buffer (read 2 + 4, write 4). Megatron-LM's
+#: `gradient_accumulation_fusion` chooses between the first and the last, `grad_reduce_in_fp32` the buffer.
+ACCUMULATE = {
+    "fused-fp32": (4, 4), "fused-bf16": (2, 2), "autograd-fp16": (4, 2), "unfused-fp32": (6, 4),
+    "none": (0, 0),
+}  # fmt: skip
 #: Bytes per FP32 logit of a vocabulary-parallel cross entropy, 40 in all. Forward: cast (2 -> 4), maximum
 #: (4 ->), subtract and exponentiate (4 -> 4), divide (4 -> 4). Backward: subtract the target and scale
 #: (4 -> 4), cast (4 -> 2).

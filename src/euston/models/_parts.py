@@ -27,6 +27,8 @@ class MoE:
         One selection bias per routed expert (DeepSeek-V3's auxiliary-loss-free balancing).
     expert_biases : bool
         Biases on the experts' matrices (gpt-oss).
+    clamped : bool
+        Both halves of a gated activation's input are clamped (gpt-oss).
     shared_gate : bool
         A gate of `hidden` weights on the shared expert (Qwen2-MoE).
     """
@@ -39,6 +41,7 @@ class MoE:
     first_dense_layers: int = 0
     router_bias: bool = False
     expert_biases: bool = False
+    clamped: bool = False
     shared_gate: bool = False
 
 

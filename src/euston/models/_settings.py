@@ -15,7 +15,7 @@ Precision = Literal["bf16", "fp16", "fp32", "fp8", "fp8-current", "fp8-block", "
 Attention = Literal["flash", "unfused"]
 Recompute = Literal["none", "selective", "full"]
 Graphs = Literal["none", "partial", "full"]
-Accumulation = Literal["fused-fp32", "autograd-fp16", "unfused-fp32", "none"]
+Accumulation = Literal["fused-fp32", "fused-bf16", "autograd-fp16", "unfused-fp32", "none"]
 
 #: What selective recompute can repeat, in Megatron-Core's words.
 RECOMPUTE_MODULES = ("core_attn", "layernorm", "mla_up_proj", "moe_act", "mlp")

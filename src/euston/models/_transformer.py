@@ -145,7 +145,7 @@ class Transformer:
 
     def _check_moe(self, moe: MoE) -> None:
         for field in fields(moe):
-            if field.name not in ("router_bias", "expert_biases", "shared_gate"):
+            if field.name not in ("router_bias", "expert_biases", "clamped", "shared_gate"):
                 low = 1 if field.name in ("experts", "top_k", "ffn") else 0
                 self._integer(f"moe.{field.name}", getattr(moe, field.name), low)
         if moe.top_k > moe.experts:
@@ -301,7 +301,7 @@ class Transformer:
             Adds operators of phase ``"recompute"``: the whole layer again, or what `recompute_modules` make.
             Its default, scores, softmax, dropout and values, is nothing under flash attention, which
             recomputes inside its backward.
-        grad_accumulation : "fused-fp32" | "autograd-fp16" | "unfused-fp32" | "none"
+        grad_accumulation : "fused-fp32" | "fused-bf16" | "autograd-fp16" | "unfused-fp32" | "none"
             How the micro-batch's weight gradient reaches the accumulated one: 8, 6, 10 or 0 bytes per weight.
         dropout : bool
             Dropout after attention, feed-forward and embedding, and on unfused attention scores.

@@ -106,6 +106,7 @@ def flow_program(
         micro_batch=nothing,
         chunk=nothing,
         slows=nothing,
+        slow_count=np.zeros(n, np.int32),
         notify=np.isin(kind, (Kind.TRANSFER, Kind.JOIN)) & tell,
         streams=(),
         stream_count=np.zeros(0, np.int64),

@@ -185,7 +185,8 @@ def _shared(
                 size.append(ring_bytes(collective, lane.ranks, buffer) * lane.share[s])
                 # Inside a host the few microseconds of a step do not show beside megabytes.
                 latency.append(ring_steps(collective, int(lane.domains[s])) * SCALE_OUT_STEP_LATENCY)
-        where = "scale_up" if (lane.domains == 1).all() else "scale_out"
+        # Rings that pass through several ranks of a domain run on its links too.
+        where = "scale_up" if (lane.domains < lane.ranks).any() else "scale_out"
         flow = _Flow(route, np.array(size), wiring.alone[route])
         return _Kind([flow], np.array(latency), SM_SHARE[where])
 

@@ -378,12 +378,15 @@ def _period(stage: Floats, work: Floats, t: float, beside: bool) -> float:
 
 
 class _Data(NamedTuple):
-    """Seconds of gathers and reductions of whole chunks, their pieces, and whether each pass gathers."""
+    """Seconds of gathers and reductions of whole chunks, their pieces, whether each pass gathers, and the
+    share of compute that they take while they run.
+    """
 
     gather: Floats
     reduce: Floats
     pieces: Floats
     each_pass: bool
+    share: float
 
 
 def _data(
@@ -396,7 +399,7 @@ def _data(
     pieces = np.ones_like(parameters)
     ranks = one.data.ranks * copies
     if ranks == 1:
-        return _Data(zero, zero, pieces, False)
+        return _Data(zero, zero, pieces, False, 0.0)
     each_pass = p.sharding == "zero3" and job.reshard_after_forward
     held = np.ones_like(parameters) if layers is None else np.maximum(1, layers).astype(np.float64)
     if each_pass:
@@ -431,7 +434,8 @@ def _data(
     gathered = zero
     if p.sharding != "none":
         gathered = seconds("all_gather", 2.0, dense, shard) + seconds("all_gather", 2.0, apart, one.experts)
-    return _Data(gathered, reduced, pieces, each_pass)
+    where = "scale_up" if shard.inside > 1 else "scale_out"  # rings through several ranks of a domain
+    return _Data(gathered, reduced, pieces, each_pass, SM_SHARE[where])
 
 
 def _gathered(
@@ -439,11 +443,16 @@ def _gathered(
 ) -> tuple[Floats, Floats, Floats]:
     """Passes that gather their parameters: beside compute where the next piece's is issued ahead."""
     if job.software.data_overlap:
-        forward = np.maximum(forward, data.gather)
-        backward = np.maximum(backward, data.gather + data.reduce)
+        forward = _beside(forward, data.gather, data.share)
+        backward = _beside(backward, data.gather + data.reduce, data.share)
     else:
         forward, backward = forward + data.gather, backward + data.gather + data.reduce
     return forward, backward, forward + backward
+
+
+def _beside(compute: Floats, wire: Floats, share: float) -> Floats:
+    """Seconds of compute that loses a share of its speed while something crosses the wire, and of that."""
+    return np.maximum(compute + share * np.minimum(wire, compute / (1.0 - share)), wire)
 
 
 def _exposed(
@@ -465,6 +474,9 @@ def _exposed(
         until = until + data.gather[:, c]
         last = until - needed - forward[:, c] * (1.0 - 1.0 / data.pieces[:, c])
         delay = np.maximum(delay, np.maximum(first - needed, last))
+    # what hides behind compute slows it
+    delay = np.maximum(delay, 0.0)
+    delay += data.share * np.maximum(0.0, until - delay)
     free = np.full(p, -np.inf)
     for c in range(v - 1, -1, -1):
         n = data.pieces[:, c]
@@ -474,4 +486,6 @@ def _exposed(
         ready = begins + compute
         start = np.maximum(free, ready)
         free = np.maximum(start + n * wire, ends + wire)
+    hidden = np.maximum(0.0, data.reduce.sum(1) - np.maximum(0.0, free))
+    free = np.maximum(free, data.reduce[:, 0] / data.pieces[:, 0] + data.share * hidden)
     return float(np.maximum(0.0, delay).max()), float(np.maximum(0.0, free - drain).max())

@@ -28,7 +28,7 @@ Attention = Literal["flash", "unfused"]
 GradientDtype = Literal["fp32", "bf16", "fp16"]
 Loss = Literal["in-place", "pytorch"]
 CudaGraphs = Literal["none", "partial", "full"]
-Accumulation = Literal["fused-fp32", "autograd-fp16", "unfused-fp32", "none"]
+Accumulation = Literal["fused-fp32", "fused-bf16", "autograd-fp16", "unfused-fp32", "none"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "attention": get_args(Attention),

@@ -175,7 +175,8 @@ class _Writer:
         return min(layers, max(1, round(self.cost.chunks[s][c].parameters / bucket)))
 
     def _share(self, slot: int, label: str, stream: int, after: list[int], c: int) -> int:
-        op = self.b.send(slot, label=label, stream=stream, after=after, chunk=c)
+        slows = self.compute[self.stream_stage[stream]]  # of every unit
+        op = self.b.send(slot, label=label, stream=stream, after=after, chunk=c, slows=slows)
         self.shared.append(op)
         return op
 
