@@ -34,9 +34,11 @@ from euston.collectives.network_rates import (
     SM_SHARE,
 )
 from euston.devices.interconnect import RING_EFFICIENCY
+from euston.training._closed_form import DATA, step_in_closed_form
 from euston.training.communication import ChunkTraffic, Exchange
 from euston.training.costs import ChunkCost, Costs, TensorCollective, costs
 from euston.training.passes import Step, merged, steps
+from euston.training.schedule import SCHEDULES
 from euston.training.schedule_split import BACKWARD, FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
 from euston.training.skew import SPEED_SPREAD
 from euston.training.stages import Stages
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from euston.devices import GPU
     from euston.training.job import TrainingJob
 
-__all__ = ["Analysis", "Estimate", "Links", "Passes", "Uses", "analyse", "estimate", "pass_table", "uses"]
+__all__ = ["Analysis", "Estimate", "Links", "Uses", "analyse", "estimate", "numbers", "pass_table", "uses"]
 
 Floats = NDArray[np.float64]
 
@@ -173,17 +175,6 @@ def uses(
     )  # fmt: skip
 
 
-class Passes(NamedTuple):
-    """Seconds of the passes of every (stage, chunk), float64[p, v] each, and what of them is computing."""
-
-    forward: Floats
-    backward: Floats
-    input_gradient: Floats
-    weight_gradient: Floats
-    pair: Floats
-    computing: Floats
-
-
 def _lasts(step: Step, one: Uses) -> float:
     """Seconds of one step: compute slowed by what runs beside it, that, and what lies behind both."""
     compute = sum(seconds for _, seconds in step.compute)
@@ -197,8 +188,11 @@ def _lasts(step: Step, one: Uses) -> float:
 
 def pass_table(
     job: TrainingJob, one: Uses, kinds: list[tuple[ChunkCost, ChunkTraffic]], where: NDArray[np.intp]
-) -> Passes:
-    """Passes of every chunk; ``kinds`` are the distinct chunks, ``where`` int[p, v] says which is where."""
+) -> Floats:
+    """Seconds of the passes of every chunk, float64[PASSES, p, v].
+
+    ``kinds`` are the distinct chunks, ``where`` int[p, v] says which is where.
+    """
     paired = job.schedule == "dualpipe" or job.passes_overlap
     split = job.schedule in ("zb-h1", "zb-h2", "dualpipe")
     rows = []
@@ -213,8 +207,7 @@ def pass_table(
             (last[FORWARD], backward, last[INPUT_GRADIENT], last[WEIGHT_GRADIENT], pair,
              cost.forward + cost.backward)
         )  # fmt: skip
-    table = np.array(rows)[where]
-    return Passes(*np.moveaxis(table, -1, 0))
+    return np.ascontiguousarray(np.moveaxis(np.array(rows)[where], -1, 0))
 
 
 class Estimate(NamedTuple):
@@ -228,10 +221,32 @@ class Estimate(NamedTuple):
     bubble: float
 
 
+def numbers(job: TrainingJob, one: Uses, links: Links) -> tuple[Floats, Floats]:
+    """What `_closed_form` needs of a job besides its chunks: float64[NUMBERS] and float64[DATA, 2]."""
+    p = job.parallel
+    software = job.software
+    data, ranks, share, each_pass = _data(job, one, links)
+    bucket = 0.0
+    if software.data_overlap and not each_pass:
+        bucket = float(max(BUCKET_PARAMETERS, BUCKET_PARAMETERS_PER_RANK * p.data))
+    work = 1.0 if job.work is None else float(np.mean(job.work))
+    norm = 0.0
+    if job.schedule != "zb-h2" and p.world > 1:
+        norm = 2 * math.ceil(math.log2(p.world)) * SCALE_OUT_STEP_LATENCY
+    return np.array(
+        (
+            job.micro_batches, work, work * one.pipeline if p.pipeline > 1 else 0.0, software.p2p_overlap,
+            SCHEDULES.index(job.schedule), job.passes_overlap, software.data_overlap, each_pass, bucket,
+            share, _tied(job, links, p.pipeline), norm, p.experts_apart, ranks,
+        ),
+        np.float64,
+    ), data  # fmt: skip
+
+
 def estimate(
     job: TrainingJob,
     one: Uses,
-    passes: Passes,
+    passes: Floats,
     parameters: Floats,
     expert_parameters: Floats,
     optimizer: Floats,
@@ -243,42 +258,18 @@ def estimate(
 
     Parameters
     ----------
+    passes : float64[PASSES, p, v]
+        See `pass_table`.
     parameters, expert_parameters : float64[p, v]
         Of one rank.
     optimizer : float64[p]
         Seconds of the optimiser.
-    layers : int[p, v], optional
+    layers : int64[p, v], optional
         Layers of every chunk, into which ZeRO-3 and buckets cut the data-parallel collectives.
     """
-    p = passes.forward.shape[0]
-    m = job.micro_batches
-    work = 1.0 if job.work is None else float(np.mean(job.work))
-    forward, backward = work * passes.forward, work * passes.backward
-    pair = work * passes.pair
-    t = work * one.pipeline if p > 1 else 0.0
-    beside = job.software.p2p_overlap
-    data = _data(job, one, parameters, expert_parameters, links, layers)
-    if data.each_pass:
-        forward, backward, pair = _gathered(job, data, forward, backward)
-    span = _pipeline(job, forward, backward, pair, work * passes.input_gradient,
-                     work * passes.weight_gradient, t, beside, m)  # fmt: skip
-    split = job.schedule in ("zb-h1", "zb-h2", "dualpipe")
-    behind = work * passes.weight_gradient if split else backward  # what reductions can hide behind
-    begin, tail = (0.0, 0.0) if data.each_pass else _exposed(job, data, forward, backward, behind, m)
-    if data.each_pass:
-        tail = float((data.reduce / data.pieces)[:, 0].max())
-    norm = 0.0
-    world = job.parallel.world
-    if job.schedule != "zb-h2" and world > 1:
-        norm = 2 * math.ceil(math.log2(world)) * SCALE_OUT_STEP_LATENCY
-    tied = _tied(job, links, p)
-    step = begin + span + tail + tied + norm + float(optimizer.max())
-    both = 1.0 + (job.schedule == "dualpipe")
-    compute = m * work * float(passes.computing.sum(1).mean()) / both
-    onpath = m * work * float((passes.forward + passes.backward).sum(1).mean()) / both - compute
-    exposed = begin + tail + tied + norm
-    rest = step - compute - max(0.0, onpath) - exposed - float(optimizer.mean())
-    return Estimate(step, compute, max(0.0, onpath), exposed, float(optimizer.mean()), max(0.0, rest))
+    number, data = numbers(job, one, links)
+    cut = np.ones(parameters.shape, np.int64) if layers is None else layers
+    return Estimate(*step_in_closed_form(number, passes, parameters, expert_parameters, optimizer, cut, data))
 
 
 def _tied(job: TrainingJob, links: Links, p: int) -> float:
@@ -324,89 +315,20 @@ def analyse(job: TrainingJob, site: Site, device: GPU, *, speed_spread: float = 
     return Analysis(found_step, cost, stages)
 
 
-# ---- pipelines ---------------------------------------------------------------------------------------------
-
-
-def _pipeline(
-    job: TrainingJob, forward: Floats, backward: Floats, pair: Floats, into: Floats, weights: Floats,
-    t: float, beside: bool, m: int,
-) -> float:  # fmt: skip
-    """From the first forward to the last backward."""
-    p, v = forward.shape
-    if job.schedule == "dualpipe":
-        # a rank's two chunks get half of the micro-batches each
-        f, b, w, both = (float(x.mean(1).max()) for x in (forward, backward, weights, pair))
-        steady = max(0, m - p) * both + min(m, p) * (f + b)
-        return steady + (p / 2 - 1) * max(0.0, both + b - 3.0 * w) + 2 * (p - 1) * t
-    one_way = float(forward.sum() + backward.sum()) / v + 2 * (p - 1) * t
-    stage = pair.sum(1) if job.passes_overlap else (forward + backward).sum(1)
-    if not beside and p > 1:  # sends stand in the way of the next pass, one in each direction
-        ways = np.full(p, 2.0 * v)
-        ways[0] = ways[-1] = 2.0 * v - 1.0 if v > 1 else 1.0
-        stage = stage + ways * t
-    if p == 1:
-        return float(m * stage[0])
-    if job.schedule == "gpipe":
-        return float(one_way + (m - 1) * (forward.max() + backward.max() + (0.0 if beside else 2.0 * t)))
-    if v > 1:
-        slow = int(stage.argmax())
-        others = float((forward + backward).sum() - (forward + backward)[slow].sum()) / v
-        missing = -m % p  # a ragged group's forwards go round as slowly as a whole one's
-        ragged = missing * float(forward[slow].sum())
-        return float(m * stage[slow]) + ragged + others + 2 * (p - 1) * t
-    if job.schedule in ("zb-h1", "zb-h2"):
-        spare = weights if job.schedule == "zb-h1" else 2.0 * weights
-        rest = np.maximum(0.0, forward + into - spare)[:, 0]
-        usual = float(m * stage.max() + rest.sum() - rest.max())
-        # too few micro-batches to fill the pipeline: the first one's way, and the others behind it
-        critical = (forward + into)[:, 0]
-        few = float(critical.sum() + (m - 1) * critical.max() + weights[0, 0])
-        return max(usual, few) + 2 * (p - 1) * t
-    return float(one_way + (m - 1) * _period(stage, forward + backward, t, beside))
-
-
-def _period(stage: Floats, work: Floats, t: float, beside: bool) -> float:
-    """Seconds between micro-batches of 1F1B: a stage's, or a loop's over the passes under way in it."""
-    p = stage.size
-    behind = np.cumsum(work[::-1, 0])[::-1]  # from each stage to the last
-    hops = 2.0 * t * np.arange(p - 1, -1, -1)
-    loops = (behind + hops) / np.arange(p, 0, -1)
-    return float(max(stage.max(), loops.max() if beside or t else 0.0))
-
-
 # ---- data parallelism --------------------------------------------------------------------------------------
 
 
-class _Data(NamedTuple):
-    """Seconds of gathers and reductions of whole chunks, their pieces, whether each pass gathers, and the
-    share of compute that they take while they run.
+def _data(job: TrainingJob, one: Uses, links: Links) -> tuple[Floats, float, float, bool]:
+    """Seconds per parameter and per piece of the data-parallel collectives, float64[DATA, 2].
+
+    With them the ranks of a group, the share of SMs that they take, and whether each pass gathers.
     """
-
-    gather: Floats
-    reduce: Floats
-    pieces: Floats
-    each_pass: bool
-    share: float
-
-
-def _data(
-    job: TrainingJob, one: Uses, parameters: Floats, experts: Floats, links: Links,
-    layers: NDArray[np.int64] | None,
-) -> _Data:  # fmt: skip
     p = job.parallel
     copies = 2 if job.schedule == "dualpipe" else 1
-    zero = np.zeros_like(parameters)
-    pieces = np.ones_like(parameters)
+    found = np.zeros((DATA, 2))
     ranks = one.data.ranks * copies
     if ranks == 1:
-        return _Data(zero, zero, pieces, False, 0.0)
-    each_pass = p.sharding == "zero3" and job.reshard_after_forward
-    held = np.ones_like(parameters) if layers is None else np.maximum(1, layers).astype(np.float64)
-    if each_pass:
-        pieces = held
-    elif job.software.data_overlap:
-        bucket = max(BUCKET_PARAMETERS, BUCKET_PARAMETERS_PER_RANK * p.data)
-        pieces = np.minimum(held, np.maximum(1.0, np.round(parameters / bucket)))
+        return found, 1.0, 0.0, False
     gradient = _GRADIENT[job.software.gradient_dtype]
     reduce = "all_reduce" if p.sharding == "none" else "reduce_scatter"
     shard = one.data
@@ -416,76 +338,23 @@ def _data(
     if p.shard and p.shard < shard.ranks:
         inside = min(shard.inside, p.shard)
         shard = Span(p.shard, p.shard // inside, inside)
-    apart = experts if p.experts_apart else zero
 
-    def seconds(kind: str, element: float, count: Floats, span: Span) -> Floats:
+    def cost(kind: str, element: float, span: Span) -> tuple[float, float]:
         if span.ranks == 1:
-            return np.zeros_like(count)
-        wire = ring_bytes(kind, span.ranks, 1.0) * element * count
+            return 0.0, 0.0
         rate = links.scale_up if span.domains == 1 else links.scale_out * span.inside
-        latency = ring_steps(kind, span.domains) * SCALE_OUT_STEP_LATENCY
-        return np.where(count > 0, wire / rate + pieces * latency, 0.0)
+        return (
+            ring_bytes(kind, span.ranks, 1.0) * element / rate,
+            ring_steps(kind, span.domains) * SCALE_OUT_STEP_LATENCY,
+        )
 
-    dense = parameters - apart
-    reduced = seconds(reduce, gradient, dense, shard) + seconds(reduce, gradient, apart, one.experts)
-    if p.shard and p.shard < one.data.ranks * copies:
-        among = one.data.ranks * copies // p.shard
-        reduced = reduced + seconds("all_reduce", gradient, dense / p.shard, Span(among, among, 1))
-    gathered = zero
+    found[2], found[3] = cost(reduce, gradient, shard), cost(reduce, gradient, one.experts)
+    if p.shard and p.shard < ranks:
+        among = ranks // p.shard
+        wire, latency = cost("all_reduce", gradient, Span(among, among, 1))
+        found[4] = wire / p.shard, latency
     if p.sharding != "none":
-        gathered = seconds("all_gather", 2.0, dense, shard) + seconds("all_gather", 2.0, apart, one.experts)
+        found[0], found[1] = cost("all_gather", 2.0, shard), cost("all_gather", 2.0, one.experts)
     where = "scale_up" if shard.inside > 1 else "scale_out"  # rings through several ranks of a domain
-    return _Data(gathered, reduced, pieces, each_pass, SM_SHARE[where])
-
-
-def _gathered(
-    job: TrainingJob, data: _Data, forward: Floats, backward: Floats
-) -> tuple[Floats, Floats, Floats]:
-    """Passes that gather their parameters: beside compute where the next piece's is issued ahead."""
-    if job.software.data_overlap:
-        forward = _beside(forward, data.gather, data.share)
-        backward = _beside(backward, data.gather + data.reduce, data.share)
-    else:
-        forward, backward = forward + data.gather, backward + data.gather + data.reduce
-    return forward, backward, forward + backward
-
-
-def _beside(compute: Floats, wire: Floats, share: float) -> Floats:
-    """Seconds of compute that loses a share of its speed while something crosses the wire, and of that."""
-    return np.maximum(compute + share * np.minimum(wire, compute / (1.0 - share)), wire)
-
-
-def _exposed(
-    job: TrainingJob, data: _Data, forward: Floats, backward: Floats, behind: Floats, m: int
-) -> tuple[float, float]:
-    """Seconds that gathers delay the first passes, and reductions the end, beyond the pipeline itself."""
-    p, v = forward.shape
-    ahead = np.concatenate(([0.0], np.cumsum(forward[:, 0])[:-1]))  # when a stage's first forward could begin
-    drain = np.concatenate(([0.0], np.cumsum(backward[:, 0])[:-1]))  # how much earlier its last one ends
-    if not job.software.data_overlap:
-        begin = float(np.maximum(0.0, data.gather.sum(1) - ahead).max())
-        return begin, float(np.maximum(0.0, data.reduce.sum(1) - drain).max())
-    group = min(p, m)
-    until = np.zeros(p)
-    delay = np.zeros(p)
-    for c in range(v):
-        needed = ahead + group * forward[:, :c].sum(1)
-        first = until + data.gather[:, c] / data.pieces[:, c]
-        until = until + data.gather[:, c]
-        last = until - needed - forward[:, c] * (1.0 - 1.0 / data.pieces[:, c])
-        delay = np.maximum(delay, np.maximum(first - needed, last))
-    # what hides behind compute slows it
-    delay = np.maximum(delay, 0.0)
-    delay += data.share * np.maximum(0.0, until - delay)
-    free = np.full(p, -np.inf)
-    for c in range(v - 1, -1, -1):
-        n = data.pieces[:, c]
-        ends = -group * backward[:, :c].sum(1)  # of the chunk's last backward, 0 being the stage's own end
-        begins = ends - behind[:, c]
-        compute, wire = behind[:, c] / n, data.reduce[:, c] / n
-        ready = begins + compute
-        start = np.maximum(free, ready)
-        free = np.maximum(start + n * wire, ends + wire)
-    hidden = np.maximum(0.0, data.reduce.sum(1) - np.maximum(0.0, free))
-    free = np.maximum(free, data.reduce[:, 0] / data.pieces[:, 0] + data.share * hidden)
-    return float(np.maximum(0.0, delay).max()), float(np.maximum(0.0, free - drain).max())
+    each_pass = p.sharding == "zero3" and job.reshard_after_forward
+    return found, float(ranks), SM_SHARE[where], each_pass

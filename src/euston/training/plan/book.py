@@ -15,7 +15,8 @@ from euston.cluster import Parallel, Site
 from euston.cluster.parallel import Sharding
 from euston.devices import GPU
 from euston.models import LayerKind, RankShare
-from euston.training.analytic import Estimate, Floats, Links, Passes, Uses, estimate, pass_table, uses
+from euston.training._closed_form import optimizer_seconds, step_in_closed_form
+from euston.training.analytic import Estimate, Floats, Links, Uses, numbers, pass_table, uses
 from euston.training.communication import ChunkTraffic
 from euston.training.costs import ChunkCost, UnitCosts, unit_costs
 from euston.training.job import Recompute, TrainingJob
@@ -73,7 +74,7 @@ class _Shape(NamedTuple):
     """A model cut into p x v chunks: passes and parameters of each, and its distinct stages."""
 
     stages: Stages
-    passes: Passes
+    passes: Floats
     parameters: Floats
     experts: Floats
     layers: NDArray[np.int64]
@@ -103,6 +104,7 @@ class Book:
         self._shares: dict[tuple[object, ...], dict[object, RankShare]] = {}
         self._stages: dict[tuple[int, int, bool], Stages] = {}
         self._states: dict[tuple[object, ...], tuple[float, float]] = {}
+        self._numbers: dict[tuple[int, str], tuple[Floats, Floats, float, float]] = {}
         self._maps: dict[tuple[int, int, bool], list[list[_Chunk]]] = {}
         self._firsts: dict[tuple[int, int, bool], list[int]] = {}
 
@@ -190,28 +192,32 @@ class Book:
 
     # ---- time ----------------------------------------------------------------------------------------------
 
-    def estimate(self, plan: Layout, job: TrainingJob | None = None) -> Estimate:
+    def estimate(self, plan: Layout) -> Estimate:
         """The plan's step in closed form."""
-        job = job or self.job(plan)
         priced, shape = self._within(plan), self._shape(plan)
-        return estimate(
-            job, priced.uses, shape.passes, shape.parameters, shape.experts,
-            self._optimizer(job, shape, priced.units), self.links, layers=shape.layers,
-        )  # fmt: skip
+        key = (id(priced), plan.sharding)
+        found = self._numbers.get(key)
+        if found is None:
+            found = self._numbers[key] = self._number(plan, priced)
+        number, data, dense_shards, expert_shards = found
+        sizes, spent = priced.units.optimizer
+        optimizer = optimizer_seconds(
+            shape.parameters, shape.experts, dense_shards, expert_shards, sizes, spent
+        )
+        return Estimate(
+            *step_in_closed_form(
+                number, shape.passes, shape.parameters, shape.experts, optimizer, shape.layers, data
+            )
+        )
 
-    def _optimizer(self, job: TrainingJob, shape: _Shape, units: UnitCosts) -> Floats:
-        p = job.parallel
-        sizes, spent = units.optimizer
-        copies = 1 + shape.stages.both_ways
-        experts = shape.experts.sum(1)
-        dense = shape.parameters.sum(1) - experts
-        seconds = np.zeros(experts.size)
-        for held, ranks in ((dense, p.shard_degree), (experts, job.expert_data)):
-            shards = ranks * copies if p.sharding != "none" else 1
-            for curve, count in zip(spent, (held / shards, held), strict=True):
-                mine = np.log(np.maximum(count, 1.0))
-                seconds += np.where(held > 0, np.exp(np.interp(mine, sizes, curve)), 0.0)
-        return seconds
+    def _number(self, plan: Layout, priced: _Priced) -> tuple[Floats, Floats, float, float]:
+        """What the closed form needs of a plan but its chunks, and how many ranks share its state."""
+        job = self.job(plan)
+        number, data = numbers(job, priced.uses, self.links)
+        if plan.sharding == "none":
+            return number, data, 1.0, 1.0
+        copies = 2 if plan.schedule == "dualpipe" else 1
+        return number, data, float(job.parallel.shard_degree * copies), float(job.expert_data * copies)
 
     def joules(self, plan: Layout, found: Estimate) -> float:
         """Energy of a step: what passes draw, and the idle power of what waits."""

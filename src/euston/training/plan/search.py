@@ -126,7 +126,7 @@ def _look(layout: Layout, book: Book, out: Search, price: float, watts: float, p
         )
         out.rejected.append(Rejected(layout, reason, need.bytes))
         return
-    found = book.estimate(layout, job)
+    found = book.estimate(layout)
     seconds = found.step_time
     joules = (book.joules(layout, found) + watts * seconds) * pue
     out.plans.append(
