@@ -67,5 +67,5 @@ docs: $(VENV)/.docs ## the documentation, into site/
 	$(BIN)/mkdocs build --strict
 
 clean: ## what the targets made, .venv too
-	rm -rf $(VENV) out site build dist docs/scenario.md .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) out site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,7 +14,7 @@ import difflib
 import math
 import numbers
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any
@@ -351,13 +351,15 @@ def format_energy(value: float, digits: int = 4) -> str:
     return _format(value, _JOULE_STEPS, digits)
 
 
-_FORMAT = {
+_FORMAT: dict[str, Callable[[float], str]] = {
     "bandwidth": format_bandwidth,
     "data": format_bytes,
     "duration": format_seconds,
     "power": format_power,
     "energy": format_energy,
     "flops": format_flops,
+    "money": lambda value: f"{value * 3600:.10g} USD/h",
+    "energy_price": lambda value: f"{value * 3.6e6:.10g} USD/kWh",
 }
 
 

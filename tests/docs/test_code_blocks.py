@@ -1,10 +1,11 @@
-"""The code blocks of README.md and docs/tutorial.md run as a reader would run them.
+"""The code blocks of README.md and the tutorials run as a reader would run them.
 
 Rules, so that a writer knows what is run:
 - bash blocks: every line that starts with `euston`, `python` or `sed` is run, in order; it may go on after a
   backslash. Other lines (`make`, `source`, `git`, `pip`) are about the reader's machine and are left out; an
   unknown first word fails the test.
 - python blocks: all blocks of a page are one session, run after the page's bash lines.
+- A yaml block behind the words "Save this as `NAME`" is saved there first.
 - Everything runs in one temporary folder per page that holds a copy of `examples/`.
 """
 
@@ -20,9 +21,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["README.md", "docs/tutorial.md"]
+PAGES = ["README.md", "docs/tutorial.md", "docs/choose-a-plan.md"]
 RUN = {"euston", "python", "sed"}
 LEFT_OUT = {"make", "source", "git", "pip", "cd", "#"}
+SAVED = re.compile(r"Save this as `([\w.-]+)`:\n\n```yaml\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
 
 
@@ -63,12 +65,15 @@ def test_code_blocks_run(page: str, tmp_path: Path) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     (tmp_path / "out").mkdir()
+    for name, body in SAVED.findall(text):
+        (tmp_path / name).write_text(body, encoding="utf-8")
     lines, session = commands(text), blocks(text, "python")
-    assert lines and session, f"{page} has no code to run: did the fences change?"
+    assert lines, f"{page} has no code to run: did the fences change?"
     for line in lines:
         run(["bash", "-c", line], tmp_path)
-    (tmp_path / "session.py").write_text("\n".join(session), encoding="utf-8")
-    run([sys.executable, "session.py"], tmp_path)
+    if session:
+        (tmp_path / "session.py").write_text("\n".join(session), encoding="utf-8")
+        run([sys.executable, "session.py"], tmp_path)
 
 
 def test_which_lines_are_run() -> None:

@@ -52,3 +52,10 @@ def test_every_key_of_the_real_schema(generator: ModuleType) -> None:
     for definition in [real, *real.get("$defs", {}).values()]:
         for key in definition.get("properties", {}):
             assert f"| `{key}` |" in page
+
+
+def test_the_page_in_the_repository_is_the_schema(generator: ModuleType) -> None:
+    from euston.scenario import schema
+
+    written = (ROOT / "docs" / "scenario.md").read_text(encoding="utf-8")
+    assert written == generator.render(schema()), "run: python docs/gen_scenario.py docs/scenario.md"

@@ -133,6 +133,14 @@ def test_from_python_numbers_are_si_and_text_has_units() -> None:
     scenario = sc.Scenario(sites=(site,), jobs=(job,))
     sc.check(scenario)
     assert sc.loads(sc.dump(scenario)) == scenario
+    short = sc.dump(scenario, defaults=False)
+    assert sc.loads(short) == scenario
+    assert "policies" not in short and "schedule" not in short
+
+
+def test_prices_are_written_as_people_write_them() -> None:
+    assert exact_text(2.5 / 3600, "money") == "2.5 USD/h"
+    assert exact_text(0.08 / 3.6e6, "energy_price") == "0.08 USD/kWh"
 
 
 def test_published_figures_with_units() -> None:

@@ -74,7 +74,7 @@ def plan(
     if write_to is not None:
         from euston.runs.plan import with_best
 
-        write_to.write_text(scenarios.dump(with_best(scenario, result)), encoding="utf-8")
+        write_to.write_text(scenarios.dump(with_best(scenario, result), defaults=False), encoding="utf-8")
     if json_:
         from euston.report.plain import document
 

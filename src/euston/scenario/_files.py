@@ -115,9 +115,10 @@ def with_place(scenario: Scenario, error: EustonError) -> EustonError:
     return copy
 
 
-def dump(scenario: Scenario) -> str:
-    """The scenario as YAML with every default written out; `loads` gives the same scenario back."""
-    return yaml_text(scenario.model_dump(mode="json", by_alias=True, exclude_none=True))
+def dump(scenario: Scenario, *, defaults: bool = True) -> str:
+    """The scenario as YAML, with every default written out or with none; `loads` gives it back either way."""
+    data = scenario.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=not defaults)
+    return yaml_text({"version": scenario.version, **data})
 
 
 def yaml_text(data: Any) -> str:
