@@ -201,7 +201,7 @@ def test_packaged_figures() -> None:
     bars = found["summary"]["by"]["bar"]
     for bar, median, most in (
         ("tabled dense", 0.08, 0.20), ("transferred dense", 0.15, 0.35), ("transferred moe", 0.15, 0.35),
-        ("tabled moe", 0.22, 0.30),
+        ("tabled moe", 0.20, 0.33),
     ):  # fmt: skip
         assert bars[bar]["median"] < median and bars[bar]["p90"] < most, bar
     json.dumps(found, allow_nan=False)

@@ -14,6 +14,7 @@ from euston.cli import (
     _catalog,
     _doctor,
     _files,
+    _import,
     _net,
     _photon,
     _plan,
@@ -74,6 +75,7 @@ app.command("validate")(_files.validate)
 app.command("schema")(_files.schema)
 app.add_typer(_net.app, name="net")
 app.add_typer(_transport.app, name="transport")
+app.add_typer(_import.app, name="import")
 app.add_typer(_catalog.app, name="catalog")
 app.command("doctor")(_doctor.doctor)
 app.add_typer(_photon.app, name="photon")

@@ -40,7 +40,8 @@ def transformer(scenario: Scenario, job: int) -> Transformer:
         if isinstance(section, str):
             return models.transformer(section)
         if isinstance(section, ShapeSection):
-            return models.Transformer(**_shape(section))
+            values = _shape(section)
+            return models.Transformer.from_values(values.pop("name"), values)
         if isinstance(section, HfSection):
             return models.from_hf_config(_hf_config(scenario, section, where))
         raise ConfigError("is missing; this kind of job has none")
@@ -51,7 +52,7 @@ def transformer(scenario: Scenario, job: int) -> Transformer:
 def _shape(section: ShapeSection) -> dict[str, Any]:
     values = {name: value for name, value in section.model_dump().items() if value is not None}
     values.setdefault("kv_heads", section.heads)
-    if "head_dim" not in values:
+    if "head_dim" not in values and section.mla is None:
         if section.hidden % section.heads:
             raise ConfigError(f"{section.heads} heads do not divide hidden {section.hidden}; give `head_dim`")
         values["head_dim"] = section.hidden // section.heads

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, SerializationInfo, Tag, field_seriali
 
 from euston.errors import UnitError, unknown
 from euston.scenario._base import FROM_FILE, Count, Flag, Number, Section, Text, Whole, refuse
+from euston.scenario.shape import MlaSection, MoeSection
 from euston.scenario.tokens import BalanceSection, ImagesSection
 from euston.units import exact_text, parse
 
@@ -36,7 +37,7 @@ QUANTITIES: dict[str, str] = {
 
 
 class ShapeSection(Section):
-    """A dense decoder written out; `hf_config` or a catalogue name are the other ways to say a model."""
+    """A decoder written out; `hf_config` or a catalogue name are the other ways to say a model."""
 
     name: Text = Field(default="custom", description="What reports call it.")
     layers: Count
@@ -48,11 +49,25 @@ class ShapeSection(Section):
     vocab: Count
     gated: Flag = Field(default=True, description="SwiGLU (three matrices) rather than GELU (two).")
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    positions: Literal["rotary", "learned"] = "rotary"
+    positions: Literal["rotary", "learned", "none"] = "rotary"
     max_positions: Count | None = Field(default=None, description="Rows of the table of learned positions.")
     biases: Flag = False
+    qkv_biases: Flag = Field(default=False, description="Biases on query, key and value only.")
     tied: Flag = Field(default=False, description="Input and output embedding are one matrix.")
     qk_norm: Flag = False
+    mixers: Text = Field(
+        default="A",
+        description="Kinds of attention, a letter each, repeated over the layers: A all, S a sliding window.",
+    )
+    ffns: Text | None = Field(
+        default=None,
+        description="Kinds of feed-forward networks likewise: F dense, E experts; experts in every layer "
+        "after `moe.first_dense_layers` unless said.",
+    )
+    window: Whole = Field(default=0, description="Keys that a query of a sliding layer sees.")
+    prediction_layers: Whole = Field(default=0, description="Multi-token-prediction layers.")
+    moe: MoeSection | None = Field(default=None, description="Experts.")
+    mla: MlaSection | None = Field(default=None, description="Latent attention.")
 
 
 class HfSection(Section):
