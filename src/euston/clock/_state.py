@@ -57,9 +57,7 @@ class Fixed(NamedTuple):
     """What does not change while a program runs."""
 
     kind: np.ndarray  # uint8[N]
-    op: (
-        np.ndarray
-    )  # int32[5, N] stream, transfer, next on the stream, first of those it slows, how many
+    op: np.ndarray  # int32[5, N] stream, transfer, next on the stream, first of those it slows, how many
     work: np.ndarray  # float64[N]
     notify: np.ndarray  # bool[N]
     succ_ptr: np.ndarray
