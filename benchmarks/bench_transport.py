@@ -27,6 +27,8 @@ from _harness import versions
 RANKS = 4
 SIZES = (16 << 20, 64 << 20)
 LOSS, MTU = 0.01, 9000
+#: Exchanges before the first that counts, for all ways: bounds are measured meanwhile.
+WARM_UP = 12
 
 
 def _rank(
@@ -43,7 +45,7 @@ def _rank(
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=RANKS)
     store = FolderStore(folder)
-    bounded = Bounded(t_b=20.0, floor=20.0) if loss == 0 else Bounded(warm_up=10)
+    bounded = Bounded(t_b=20.0, floor=20.0) if loss == 0 else Bounded(warm_up=WARM_UP)
     with (
         UdpGroup(rank, RANKS, store, bounded=bounded, mtu=MTU, socket_loss=loss) as group,
         TcpRing(rank, RANKS, store, socket_loss=loss) as ring,
@@ -54,7 +56,7 @@ def _rank(
             ways = {"udp": lambda: group.all_reduce(array), "tcp_ring": lambda: ring.all_reduce(array)}  # noqa: B023
             if loss == 0:
                 ways["gloo"] = lambda: dist.all_reduce(x)  # noqa: B023
-            for turn in range(repeats + 3):
+            for turn in range(repeats + WARM_UP):
                 for name, way in ways.items():
                     x.fill_(1.0)
                     dist.barrier()
@@ -62,7 +64,7 @@ def _rank(
                     report = way()
                     taken = torch.tensor([time.perf_counter() - start])
                     dist.all_reduce(taken, dist.ReduceOp.MAX)
-                    if rank == 0 and turn >= 3:
+                    if rank == 0 and turn >= WARM_UP:
                         lost = report.loss if name == "udp" else 0.0
                         out.put((size, name, float(taken), float(array[0]), lost))
         out.put(None)

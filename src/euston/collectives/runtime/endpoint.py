@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from euston.collectives.loss import LossModel, LossProcess
-from euston.collectives.runtime import wire
+from euston.collectives.runtime import calls, wire
 from euston.collectives.runtime.exchange import Exchange, words
 from euston.collectives.runtime.udp_socket import UdpSocket
 
@@ -44,6 +44,7 @@ class Endpoint:
     ) -> None:
         self.socket, self.rank, self.ranks, self.token = socket, rank, ranks, token
         self.addresses: list[Any] = [None] * ranks
+        self._targets = [np.zeros(0, np.uint8)] * ranks
         self.lock = threading.Lock()
         self._idle = threading.Event()
         self._idle.set()
@@ -66,6 +67,10 @@ class Endpoint:
         self._out = np.empty(socket.batch * socket.segment, np.uint8)
         self._again = np.empty(socket.batch * socket.segment, np.uint8)
         self._small = np.empty(socket.segment, np.uint8)
+        # compiled code sends and receives where no loss is injected in process
+        self._compiled = calls.AVAILABLE and self._losses is None
+        self._buffers = calls.Buffers.of(socket.data, socket.data32, socket.batch, socket.segment)
+        self._taking: tuple[Any, ...] = ()
         self._closing = False
         self._thread = threading.Thread(target=self._listen, name=f"udp-rank-{rank}", daemon=True)
 
@@ -79,6 +84,12 @@ class Endpoint:
         self._idle.set()
         self._thread.join(timeout=2.0)
         self.socket.close()
+
+    def reach(self, rank: int, address: tuple[Any, ...]) -> None:
+        """Where another rank can be reached."""
+        self.addresses[rank] = address
+        if self._compiled:
+            self._targets[rank] = calls.address_bytes(address)
 
     # ---- out -----------------------------------------------------------------------------------------------
 
@@ -115,6 +126,27 @@ class Endpoint:
         while not self.socket.send(data, self.addresses[to]):
             self.socket.wait(0.01, room=True)
 
+    def push(
+        self, e: Exchange, stage: int, to: int, data: NDArray[np.uint8], ptr: NDArray[np.int64],
+        first: int, last: int,
+    ) -> int:  # fmt: skip
+        """Send packets of a shard, taking in what comes meanwhile; the first that is not sent yet."""
+        ended = calls.BLOCKED
+        if self._compiled:
+            self._stop[7] = -1
+            ended, first = calls.push(
+                self.socket.socket.fileno(), self._buffers, self._targets[to], self.socket.batch,
+                self.socket.segment, data, words(data), ptr, first, last, stage, self.rank, e.bucket,
+                self.incast, self.micro, *self._taking,
+            )  # fmt: skip
+            if ended == calls.OTHER:
+                self._rest()
+            self._noted()
+        if ended == calls.BLOCKED and first < last:
+            first += self.send(e, stage, to, data, ptr, np.arange(first, last), 0)
+            self.pump()
+        return int(first)
+
     # ---- in ------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
@@ -137,6 +169,15 @@ class Endpoint:
 
     def _drain(self) -> bool:
         some = False
+        if self._compiled and self.current is not None:
+            self._buffers.state[calls.SOME] = 0
+            while True:
+                self._stop[7] = -1
+                if calls.drain(self.socket.socket.fileno(), self._buffers, *self._taking) == calls.EMPTY:
+                    break
+                self._rest()
+            self._noted()
+            return bool(self._buffers.state[calls.SOME])
         while True:
             length, segment = self.socket.receive()
             if length == 0:
@@ -145,6 +186,25 @@ class Endpoint:
             if length >= wire.HEADER:
                 keep = self._keep(length, segment)
                 self._digest(self.socket.data, self.socket.data32, length, segment, keep)
+
+    def _rest(self) -> None:
+        """Deal with a buffer from where compiled code left it."""
+        b = self._buffers
+        if self._stop[7] >= 0:
+            self.mismatch = int(self._stop[7])
+        length, segment, at = (int(b.state[k]) for k in (calls.LENGTH, calls.SEGMENT, calls.AT))
+        if at + wire.HEADER <= length:
+            at = self._other(b.data, length, segment, at)
+            self._digest(b.data, b.data32, length, segment, b.keep, at)
+
+    def _noted(self) -> None:
+        """What compiled code has noted of what came."""
+        state = self._buffers.state
+        if state[calls.DROPPED]:
+            self.socket.dropped = int(state[calls.DROPPED])
+        if state[calls.FRESH] and self.current is not None:
+            state[calls.FRESH] = 0
+            self.current.news = time.monotonic()
 
     def _keep(self, length: int, segment: int) -> NDArray[np.bool_]:
         packets = -(-length // segment)
@@ -156,10 +216,10 @@ class Endpoint:
 
     def _digest(
         self, data: NDArray[np.uint8], data32: NDArray[np.float32], length: int, segment: int,
-        keep: NDArray[np.bool_],
+        keep: NDArray[np.bool_], at: int = 0,
     ) -> None:  # fmt: skip
-        """Take in a buffer."""
-        at, stop, e = 0, self._stop, self.current
+        """Take in a buffer, from ``at`` on."""
+        stop, e = self._stop, self.current
         if e is None:
             at = self._between(data, length, segment, keep)
         else:
@@ -266,6 +326,11 @@ class Endpoint:
         self._idle.clear()
         self.lock.acquire()
         self.current = e
+        self._taking = (
+            e.seq, e.x.size, 0 if e.codec is None else 1, self.token, e.open, e.got, e.have, e.tail, e.ptr,
+            e.base, e.staged, e.staged32, e.total, e.count, e.scale, self.told, self.stats, self._stop,
+            self.heard, self.newest,
+        )  # fmt: skip
         self.heard[:] = 0
         self.mismatch = None
         e.skip = e.seq in self.skips
@@ -287,6 +352,7 @@ class Endpoint:
             self.current.open[:] = False
             self.recent.append(self.current)
         self.current = None
+        self._taking = ()
         self.lock.release()
         self._idle.set()
 

@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 from euston.compression import Codec, Payload, StepKey
 
-__all__ = ["Exchange", "Shards", "words"]
+__all__ = ["Exchange", "Rooms", "Shards", "words"]
+
+MOST_KEPT = 256 << 20
+"""Bytes of memory that is kept for later exchanges."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,26 @@ class Shards:
         return cls(bounds, ptr, packets, sizes)
 
 
+class Rooms:
+    """Memory for sums, used again after ``turns`` exchanges of its size: new pages cost faults."""
+
+    def __init__(self, turns: int) -> None:
+        self.turns, self.bytes = turns, 0
+        self._kept: dict[int, list[NDArray[np.float32]]] = {}
+
+    def take(self, width: int) -> NDArray[np.float32]:
+        """Float32[width], nobody's."""
+        kept = self._kept.setdefault(width, [])
+        if len(kept) >= self.turns:
+            kept.append(kept.pop(0))
+            return kept[-1]
+        room = np.empty(width, np.float32)
+        if self.bytes + room.nbytes <= MOST_KEPT:
+            self.bytes += room.nbytes
+            kept.append(room)
+        return room
+
+
 class Exchange:
     """The state of one all-reduce at one rank.
 
@@ -74,6 +97,7 @@ class Exchange:
     def __init__(
         self, shards: Shards, rank: int, ranks: int, seq: int, bucket: int, x: NDArray[np.float32],
         codec: Codec | None, scale: NDArray[np.float32], *, keep_parts: bool,
+        room: NDArray[np.float32] | None = None,
     ) -> None:  # fmt: skip
         self.shards, self.rank, self.ranks, self.seq, self.bucket = shards, rank, ranks, seq, bucket
         self.x, self.codec, self.scale = x, codec, scale
@@ -92,7 +116,9 @@ class Exchange:
         self.summing = codec is None and not keep_parts
         first, last = (int(v) for v in shards.bounds[self.own : self.own + 2])
         self.mine = x[first:last]
-        self.total = self.mine * scale[rank] if self.summing else np.zeros(0, np.float32)
+        self.total = np.zeros(0, np.float32)
+        if self.summing:  # ``room``: memory to add up in
+            self.total = np.multiply(self.mine, scale[rank], out=room)
         self.count = np.ones(packets, np.int64)
         part = int(shards.bytes[self.own])
         starts = np.concatenate(([0], np.cumsum(shards.bytes)))

@@ -61,10 +61,10 @@ class Mean:
                 missing = (self.world - e.count).astype(np.float64)
                 e.total += np.repeat(missing, self.payload // 4)[: last - first].astype(np.float32) * e.mine
             factor = (1.0 / self.rule.divisor(e.count, self.world)).astype(np.float32)
-            result = np.empty(last - first, np.float32)
-            wire.divide(e.total, self.payload // 4, factor, result)
-        else:
-            result = self._combine(e, key, last - first)
+            wire.divide(e.total, self.payload // 4, factor, e.mine)
+            e.answer = e.total.view(np.uint8)
+            return
+        result = self._combine(e, key, last - first)
         if self.codec is None or first == last:
             e.answer = result.view(np.uint8)
         else:

@@ -2,7 +2,7 @@
 
 Linux sends a buffer as equal segments (UDP_SEGMENT) and joins what it receives (UDP_GRO); without them every
 datagram is a call of its own. Loss can be injected in the kernel by a classic socket filter on the receiving
-socket; it decides per buffer, so segmentation is switched off then.
+socket. It decides per buffer, for UDP as for TCP: with segmentation several datagrams are lost at once.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class UdpSocket:
     offload : bool
         Use UDP_SEGMENT and UDP_GRO where the kernel has them.
     loss : float
-        Probability with which the kernel drops arriving datagrams; switches ``offload`` off.
+        Probability with which the kernel drops an arriving buffer.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ class UdpSocket:
         self.receive_buffer = self._grow(socket.SO_RCVBUF, SO_RCVBUFFORCE, buffer)
         self._grow(socket.SO_SNDBUF, SO_SNDBUFFORCE, buffer)
         self._try(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
-        self.offload = bool(offload and loss == 0 and self._try(SOL_UDP, UDP_GRO, 1))
+        self.offload = bool(offload and self._try(SOL_UDP, UDP_GRO, 1))
         self.offload = self.offload and self._try(SOL_UDP, UDP_SEGMENT, segment)
         self.batch = max(1, min(MOST_SEGMENTS, LARGEST // segment)) if self.offload else 1
         attach_loss(self.socket, loss)

@@ -201,22 +201,23 @@ def same(data, length, segment, at, seq):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, no_cfunc_wrapper=True, nogil=True)
 def divide(total, words, factor, out):  # type: ignore[no-untyped-def]
-    """Out = total * factor[packet], packets of ``words`` coordinates."""
+    """Total *= factor[packet], packets of ``words`` coordinates; ``out`` gets it too."""
     for p in range(factor.size):
         first = p * words
         last = min(first + words, total.size)
         a, b, f = total[first:last], out[first:last], factor[p]
         for j in range(last - first):
-            b[j] = a[j] * f
+            a[j] *= f
+            b[j] = a[j]
 
 
 @njit(cache=True, no_cfunc_wrapper=True, nogil=True)
 def finite(x):  # type: ignore[no-untyped-def]
-    """Whether there is neither NaN nor Inf: such values times 0 are NaN, and sums keep it."""
-    rest = np.float32(0)
+    """Whether there is neither NaN nor Inf: all bits of such exponents are set. ``x``: float32 as uint32."""
+    found = np.uint32(0)
     for j in range(x.size):
-        rest += x[j] * np.float32(0)
-    return rest == 0
+        found |= np.uint32((x[j] & np.uint32(0x7F800000)) == np.uint32(0x7F800000))
+    return found == 0
 
 
 def compile_kernels() -> None:
@@ -236,4 +237,4 @@ def compile_kernels() -> None:
     )  # fmt: skip
     same(data, 36, 36, 0, 0)
     divide(data32.copy(), 1, np.ones(1, np.float32), data32.copy())
-    finite(data32)
+    finite(data32.view(np.uint32))
