@@ -139,3 +139,19 @@ def test_ctrl_c_keeps_what_was_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert said.exit_code == 130
     assert "with 2 of" in said.stderr
     assert "2 x TP 1" in said.stdout
+
+
+def test_the_best_of_all_is_found_where_all_are_at_ease_at_first() -> None:
+    """Oracle: the capacity of each deployment by itself. At 20/s all keep the SLO; wide ones are faster."""
+    many = Choices(accelerators=8, tensor=(1, 2, 4, 8), tokens=(2048, 8192), disaggregate=False)
+    best = find_deployments(scenarios.loads(text()), many).tables["candidates"].row(0, named=True)
+    rates = {}
+    for tensor in many.tensor:
+        for tokens in many.tokens:
+            pool = (
+                f"{{replicas: {8 // tensor}, tensor: {tensor}, engine: {{max_num_batched_tokens: {tokens}}}}}"
+            )
+            rates[f"{8 // tensor} x TP {tensor}, {tokens} tokens"] = find_capacity(
+                scenarios.loads(text(f"[{pool}]")), tolerance=0.05
+            ).max_rate
+    assert best["max_rate"] == rates[best["deployment"]] >= 0.95 * max(rates.values())

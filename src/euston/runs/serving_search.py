@@ -30,6 +30,8 @@ HEADS = (400, 2000)
 KEPT = (0.5, 0.33)
 FINALISTS = 8
 """Deployments whose largest rate is found in the end, half of them disaggregated."""
+STEP, MOST_STEPS = 1.4, 16
+"""Factor by which the rate rises until few enough deployments keep the SLO, and how often it changes."""
 
 
 @dataclass(frozen=True)
@@ -212,27 +214,48 @@ def _on(one: Service, candidate: _Candidate, requests: int | None = None) -> Ser
 def _halve(
     candidates: list[_Candidate], one: Service, rate: float, seed: int, tell: Progress
 ) -> list[_Candidate]:
-    """The best of every shape after rounds on more and more requests; both ways of deploying stay in."""
-    left = candidates
-    for round_, (head, share) in enumerate(zip(HEADS, KEPT, strict=True)):
+    """The best of both ways of deploying, after rounds on more and more requests."""
+    chosen = []
+    for way in (False, True):
+        left = [c for c in candidates if c.split == way]
+        for head, share in zip(HEADS, KEPT, strict=True):
+            keep = max(FINALISTS // 2, round(len(left) * share))
+            left = _stressed(left, one, rate, head, keep, seed, tell)
+            if head >= len(one.requests):
+                break
+        chosen += left[: FINALISTS // 2]
+    return chosen
+
+
+def _stressed(
+    some: list[_Candidate], one: Service, rate: float, head: int, keep: int, seed: int, tell: Progress
+) -> list[_Candidate]:
+    """Those that bear most: the rate rises until at most ``keep`` meet the SLO, or falls until one does."""
+    left, steps = some, 0
+    out: list[_Candidate] = []
+    while left:
         for number, candidate in enumerate(left, 1):
-            tell(f"round {round_ + 1}: {number} of {len(left)}: {candidate.text}")
+            tell(f"{number} of {len(left)} on {head} requests at {rate:.3g}/s: {candidate.text}")
             run = _on(one, candidate, head)
             candidate.point = judge(simulate(at_rate(run, rate), seed=seed), one.slo, rate)
-        left = [c for way in (False, True) for c in _best([c for c in left if c.split == way], share)]
-        if head >= len(one.requests):
+        ranked = sorted(left, key=_order)
+        meet = [c for c in ranked if c.point is not None and c.point.meets]
+        steps += 1
+        if steps > MOST_STEPS or 0 < len(meet) <= keep:
             break
-    half = FINALISTS // 2
-    ways = [[c for c in left if c.split == way] for way in (False, True)]
-    return [c for way in ways for c in _best(way, 1.0)[:half]]
+        if not meet and out:  # all fell out at once
+            break
+        if meet:
+            out = [c for c in ranked if c not in meet] + out
+            left, rate = meet, rate * STEP
+        else:
+            rate /= STEP
+    return (sorted(left, key=_order) + out)[:keep]
 
 
-def _best(some: list[_Candidate], share: float) -> list[_Candidate]:
-    def order(c: _Candidate) -> tuple[float, float]:
-        assert c.point is not None
-        return -c.point.attainment, c.point.ttft_p90
-
-    return sorted(some, key=order)[: max(FINALISTS // 2, round(len(some) * share))]
+def _order(c: _Candidate) -> tuple[bool, float, float]:
+    assert c.point is not None
+    return not c.point.meets, -c.point.attainment, c.point.ttft_p90
 
 
 def _largest(one: Service, candidate: _Candidate, rate: float, seed: int) -> float:
@@ -256,6 +279,7 @@ def _row(c: _Candidate, price: float) -> dict[str, Any]:
         "max_rate": c.rate or None,
         "rate_per_accelerator": c.rate / c.accelerators if c.rate else None,
         "cost_per_million_requests": price * c.accelerators / c.rate * 1e6 if c.rate and price else None,
+        "judged_at": c.point.value,
         "attainment": c.point.attainment,
         "slo_goodput": c.point.goodput,
         "ttft_p90": c.point.ttft_p90,
