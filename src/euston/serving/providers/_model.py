@@ -30,6 +30,8 @@ __all__ = ["Layout", "Prices", "Shares", "token_knots"]
 _A = NDArray[np.float64]
 #: Attention's operators are priced apart, over chunks and contexts.
 ATTENTION = ("attention", "attention_decode", "mla_prefill", "mla_decode")
+#: Of experts: within the fused kernel that serving engines run, eager only in training frameworks.
+FUSED = ("expert_clamp", "expert_bias")
 #: NCCL with its defaults where a host has PCIe only: another machine's RTX PRO 6000s, 22.2 GB/s bus
 #: bandwidth of
 #: 63 at 32 MB, and 48.2, 48.7, 51.6 and 56.5 us at 32 to 256 KB: a start of 47 us, taken as it is for fewer
@@ -186,7 +188,7 @@ class Prices:
             graphs="full",
         )  # fmt: skip
         part = everything / (share * lay.expert)  # below 1 where the group has fewer tokens than accelerators
-        return [_fewer(op, part) for op in ops if op.name.startswith("expert_")]
+        return [_fewer(op, part) for op in ops if op.name.startswith("expert_") and op.name not in FUSED]
 
     @cached_property
     def _expert_names(self) -> frozenset[str]:
