@@ -163,6 +163,21 @@ def quic_encode() -> Outcome:
     return _encode("quic_fl", baseline=True)
 
 
+@case("QUIC-FL decode, 4 bits, 2^22", repeat=2)
+def quic_decode() -> Outcome:
+    return _decode("quic_fl")
+
+
+@case("FP16 encode, 2^22", repeat=3)
+def fp16_encode() -> Outcome:
+    return _encode("fp16")
+
+
+@case("FP16 decode, 2^22", repeat=3)
+def fp16_decode() -> Outcome:
+    return _decode("fp16")
+
+
 @case("INT8 encode, 2^22", repeat=3)
 def int8_encode() -> Outcome:
     return _encode("int8")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from euston.collectives._bounded_events import Link, Run
 from euston.collectives.aggregation import Inclusion
 from euston.collectives.bounded import Bounded, Timeouts
 from euston.collectives.tail import Tail
@@ -35,7 +36,7 @@ class Exchanges:
     Attributes
     ----------
     seconds : float64[steps]
-        Until the last rank was done.
+        From when the last rank was done with one exchange to when it was with the next.
     stages : float64[steps, 2, n]
         Seconds of each stage at each rank.
     received : float64[steps, 2, n, n]
@@ -72,6 +73,9 @@ def simulate_exchanges(
     loss: float = 0.0,
     steps: int = 1,
     mtu: int = 1500,
+    packet_cost: float = 0.0,
+    overhead: float = 0.0,
+    together: bool = True,
     seed: int = 0,
 ) -> Exchanges:
     """Run exchanges of a vector of d coordinates.
@@ -84,6 +88,12 @@ def simulate_exchanges(
         Bytes/s at which a rank sends and receives.
     loss : float
         Probability with which a packet is lost.
+    packet_cost : float
+        Seconds that a packet takes beside its bytes.
+    overhead : float
+        Seconds that a rank works on an exchange before it sends.
+    together : bool
+        Ranks begin every exchange at the same time; otherwise each begins when it has ended the one before.
 
     Raises
     ------
@@ -104,50 +114,10 @@ def simulate_exchanges(
         layout = codec.layout(shard)
         packets, size = layout.packets, layout.bytes
     size += HEADERS * packets
-    rng = np.random.Generator(np.random.Philox(seed))
-    tail = tail or Tail(1.0)
-    limits, inclusion = [Timeouts(bounded) for _ in range(ranks)], Inclusion(ranks)
-    stages, received = np.zeros((steps, 2, ranks)), np.ones((steps, 2, ranks, ranks))
-    for step in range(steps):
-        begun = np.zeros(ranks)
-        for stage in range(2):
-            took = size / rate * tail.sample(rng, ranks, ranks - 1)
-            ends = np.cumsum(took, axis=1)
-            # results come no earlier than their owners have them
-            others = np.array([[s for s in range(ranks) if s != r] for r in range(ranks)])
-            ready = np.sort(begun[others] - begun[:, None], axis=1).clip(min=0)
-            ends = np.maximum.accumulate(np.maximum(ends, ready + took), axis=1)
-            lost = rng.binomial(packets, loss, (ranks, ranks - 1))
-            for r in range(ranks):
-                again = stage == 1 and bounded.repair == "nack"
-                seconds, came = _stage(limits[r], ends[r], took[r], lost[r], packets, again, loss, rng)
-                stages[step, stage, r] = seconds
-                received[step, stage, r, others[r]] = came
-                whole = bool((came >= 1).all())
-                limits[r].stage(seconds if whole else float(min(ends[r, -1], seconds)), float(came.mean()))
-            begun = begun + stages[step, stage]
-        inclusion.update((received[step, 0].sum(axis=0) - 1) / (ranks - 1))
-    total = stages.sum(axis=1).max(axis=1)
-    return Exchanges(total, stages, received, inclusion.probability, 2 * (ranks - 1) * size)
-
-
-def _stage(
-    limit: Timeouts, ends: NDArray[np.float64], took: NDArray[np.float64], lost: NDArray[np.int64],
-    packets: int, repair: bool, loss: float, rng: np.random.Generator,
-) -> tuple[float, NDArray[np.float64]]:  # fmt: skip
-    """One receiver's stage: seconds, and the share of each sender's packets, float64[n - 1]."""
-    t_b = limit.t_b or math.inf
-    last = float(ends[-1])
-    # in flight at the deadline: a transfer has delivered the part of it that it had time for
-    part = np.clip((t_b - (ends - took)) / took, 0.0, 1.0)
-    if not lost.any():
-        return min(last, t_b), part
-    # nobody may stop early before the first whole stage has told what one takes
-    over = last + limit.idle
-    if repair and over < t_b:
-        missing = rng.binomial(lost, loss)
-        back = over + float((took * lost).sum()) / packets
-        if back <= t_b:
-            lost = missing
-            over = back + (limit.idle if missing.any() else 0.0)
-    return min(over, t_b), part * (1.0 - lost / packets)
+    link = Link(packets, size / rate + packets * packet_cost, overhead, tail or Tail(1.0), loss)
+    made, inclusion = Run(bounded, ranks, steps, link, together=together, seed=seed), Inclusion(ranks)
+    made.run()
+    for received in made.received[:, 0]:
+        inclusion.update((received.sum(axis=0) - 1) / (ranks - 1))
+    seconds = np.diff(made.ends.max(axis=1), prepend=0.0)
+    return Exchanges(seconds, made.seconds, made.received, inclusion.probability, 2 * (ranks - 1) * size)

@@ -31,6 +31,8 @@ __all__ = ["QuicFl"]
 
 # Cells of the table that finds the switch of a coordinate; a few more steps lead to the exact one.
 _CELLS = 1024
+# Coordinates that are coded together, in cache.
+_CHUNK = 512
 # How often a packet may have more values apart than places.
 _CROWDED = 1e-3
 
@@ -50,34 +52,49 @@ def _code(  # type: ignore[no-untyped-def]
     start, ptr, coordinate, piece, places, first, last, codes, out, floats,
 ):  # fmt: skip
     """Code the packets ``first <= k < last``; `y` starts at the first one's piece."""
-    rows = np.uint32(table.shape[1] - 1)
-    base = start[piece[first]]
+    rows, levels = np.uint32(table.shape[1] - 1), np.uint64(table.shape[1])
+    flat, top = table.ravel(), np.uint64(row.size - 1)
+    fine, base = np.float32(_CELLS) / (2 * reach), start[piece[first]]
+    z, drawn, at_row = np.empty(_CHUNK, np.float32), np.empty(_CHUNK, np.float32), np.empty(_CHUNK, np.uint32)
     for k in range(first, last):
         scale, head = factor[piece[k]], ptr[k] // 4
+        lo, hi = coordinate[k], coordinate[k + 1]
+        part = y[lo - base : hi - base]
         beyond = 0
-        for i in range(coordinate[k], coordinate[k + 1]):
-            beyond += abs(y[i - base] * scale) > reach
+        for j in range(part.size):
+            beyond += abs(part[j] * scale) > reach
         stretch = max(np.float32(1), np.float32(beyond) / np.float32(places))
         left, sent = beyond, 0
-        for i in range(coordinate[k], coordinate[k + 1]):
-            z = y[i - base] * scale
-            if abs(z) > reach:
-                room = np.float32(places - sent)
-                if np.float32(left) * _drawn(i, own1, own0) < room:
-                    far = np.float32(abs(z) - reach) * stretch + reach
-                    floats[head + 2 + sent] = far if z > 0 else -far
+        for begin in range(lo, hi, _CHUNK):
+            n = min(_CHUNK, hi - begin)
+            part, code = y[begin - base : begin - base + n], codes[begin - base : begin - base + n]
+            for j in range(n):
+                z[j] = part[j] * scale
+                drawn[j] = _drawn(np.uint32(begin) + np.uint32(j), own0, own1)
+                at_row[j] = hash32(np.uint32(begin) + np.uint32(j), shared0, shared1) & rows
+            for j in range(n if left > 0 else 0):
+                if abs(z[j]) <= reach:
+                    continue
+                i = begin + j
+                if np.float32(left) * _drawn(i, own1, own0) < np.float32(places - sent):
+                    far = np.float32(abs(z[j]) - reach) * stretch + reach
+                    floats[head + 2 + sent] = far if z[j] > 0 else -far
                     noise = hash32(i, own0, own0) & np.uint32(0xFFFF)
                     rounded = out[head + 2 + sent] + noise  # stochastic rounding to bfloat16
-                    out[head + 2 + sent] = (rounded & np.uint32(0xFFFF0000)) | np.uint32(i - coordinate[k])
+                    out[head + 2 + sent] = (rounded & np.uint32(0xFFFF0000)) | np.uint32(i - lo)
                     sent += 1
                 left -= 1
-                z = reach if z > 0 else -reach
-            at = cell[min(np.int64((z + reach) * (np.float32(_CELLS) / (2 * reach))), _CELLS - 1)]
-            while at < row.size - 1 and z > mean[at + 1]:
-                at += 1
-            h = hash32(i, shared0, shared1) & rows
-            up = row[at] == h and _drawn(i, own0, own1) * (mean[at + 1] - mean[at]) < z - mean[at]
-            codes[i - base] = table[at, h] + np.uint8(up)
+                z[j] = reach if z[j] > 0 else -reach
+            for j in range(n):
+                # unsigned: no check for negative indices; one step from a cell's edge is nearly always enough
+                at = np.uint64(cell[np.uint64(min(np.uint32((z[j] + reach) * fine), np.uint32(_CELLS - 1)))])
+                at = min(at + np.uint64(z[j] > mean[at + np.uint64(1)]), top)
+                while at < top and z[j] > mean[at + np.uint64(1)]:
+                    at += np.uint64(1)
+                below, above = mean[at], mean[at + np.uint64(1)]
+                h = at_row[j]
+                up = np.uint8(row[at] == h) & np.uint8(drawn[j] * (above - below) < z[j] - below)
+                code[j] = flat[at * levels + np.uint64(h)] + up
         out[head + 1] = np.uint32(sent)
 
 
@@ -85,7 +102,7 @@ def _code(  # type: ignore[no-untyped-def]
 def _uncode(  # type: ignore[no-untyped-def]
     words, floats, codes, values, shared0, shared1, start, ptr, coordinate, piece, mask, first, last, y,
 ):  # fmt: skip
-    rows, levels = np.uint32(values.shape[0] - 1), values.shape[1]
+    rows, levels = np.uint32(values.shape[0] - 1), np.uint32(values.shape[1])
     flat, base = values.ravel(), start[piece[first]]
     for k in range(first, last):
         lo, hi = coordinate[k], coordinate[k + 1]
@@ -97,8 +114,8 @@ def _uncode(  # type: ignore[no-untyped-def]
         scale = floats[head] / np.float32(np.sqrt(start[piece[k] + 1] - start[piece[k]]))
         code = codes[lo - base : hi - base]
         for j in range(part.size):
-            h = hash32(lo + j, shared0, shared1) & rows
-            part[j] = flat[np.int64(h) * levels + code[j]] * scale
+            h = hash32(np.uint32(lo) + np.uint32(j), shared0, shared1) & rows
+            part[j] = flat[np.uint64(h * levels + code[j])] * scale
         for place in range(words[head + 1]):
             entry = words[head + 2 + place : head + 3 + place] & np.uint32(0xFFFF0000)
             i = words[head + 2 + place] & np.uint32(0xFFFF)

@@ -38,24 +38,34 @@ from euston.errors import ConfigError
 
 __all__ = ["CodeSum", "Thc"]
 
+# Coordinates that are rounded together, in cache.
+_CHUNK = 512
+
 _kernel = njit(cache=True, no_cfunc_wrapper=True, nogil=True)
 
 
 @_kernel
-def _code(y, factor, reach, table, below, key0, key1, start, first, last, codes):  # type: ignore[no-untyped-def]
-    """Round ``factor[p - first] * y`` stochastically to the table's points."""
-    grid = np.float32(table[-1])
+def _code(y, factor, reach, grid, point, low, gap, key0, key1, start, first, last, codes):  # type: ignore[no-untyped-def]
+    """Round ``factor[p - first] * y`` stochastically to the table's points.
+
+    ``point``, ``low``, ``gap``: for each integer place of the grid, the number of the point below it, that
+    point, and how far it is to the next one. Each loop does one thing, so that it becomes vector code.
+    """
+    place, drawn = np.empty(_CHUNK, np.float32), np.empty(_CHUNK, np.float32)
+    ratio, middle, width = grid / (np.float32(2) * reach), reach, np.float32(2.0**-24)
     for p in range(first, last):
-        scale = factor[p - first]
-        part = y[start[p] - start[first] : start[p + 1] - start[first]]
-        code = codes[start[p] - start[first] : start[p + 1] - start[first]]
-        for j in range(part.size):
-            z = min(max(part[j] * scale, -reach), reach)
-            place = min((z + reach) * (grid / (np.float32(2) * reach)), grid)
-            k = below[np.uint32(place)]
-            low, high = np.float32(table[k]), np.float32(table[k + 1])
-            drawn = np.float32(hash32(start[p] + j, key0, key1) >> np.uint32(8)) * np.float32(2.0**-24)
-            code[j] = k + np.uint32(drawn * (high - low) < place - low)
+        scale, begin = factor[p - first], start[p] - start[first]
+        for at in range(begin, start[p + 1] - start[first], _CHUNK):
+            n = min(_CHUNK, start[p + 1] - start[first] - at)
+            part, code, counter = y[at : at + n], codes[at : at + n], np.uint32(start[first] + at)
+            for j in range(n):
+                drawn[j] = np.float32(hash32(counter + np.uint32(j), key0, key1) >> np.uint32(8)) * width
+            for j in range(n):
+                z = min(max(part[j] * scale, -reach), reach)
+                place[j] = min((z + middle) * ratio, grid)
+            for j in range(n):
+                k = np.uint64(np.uint32(place[j]))  # unsigned: no check for negative indices
+                code[j] = point[k] + np.uint8(drawn[j] * gap[k] < place[j] - low[k])
 
 
 @_kernel
@@ -194,9 +204,10 @@ class Thc(RotatedCodec):
             norms = self.norms(x, key)
         if norms.shape != (layout.pieces,):
             raise SizeMismatch(f"`{key.label}`: {norms.shape} norms for {layout.pieces} blocks")
-        table = np.array(self.table, np.uint32)
-        below = (np.searchsorted(table, np.arange(self.granularity + 1), "right") - 1).astype(np.uint32)
-        below = np.minimum(below, np.uint32(table.size - 2))
+        table = np.array(self.table, np.float32)
+        point = np.searchsorted(table, np.arange(self.granularity + 1), "right") - 1
+        point = np.minimum(point, table.size - 2)
+        low, gap = table[point], table[point + 1] - table[point]
         draw = keys(key.seed("rounding", shared=False))
         data = np.empty(layout.bytes // 4, np.uint32)
         codes = np.empty(layout.largest_batch(BLOCK), np.uint8)
@@ -205,8 +216,8 @@ class Thc(RotatedCodec):
             largest = agreed[first:last]
             factor = np.divide(gain, largest, out=np.zeros_like(largest), where=largest > 0)
             _code(
-                y, factor.astype(np.float32), np.float32(self.reach), table, below, *draw,
-                layout.start, first, last, codes,
+                y, factor.astype(np.float32), np.float32(self.reach), np.float32(self.granularity),
+                point.astype(np.uint8), low, gap, *draw, layout.start, first, last, codes,
             )  # fmt: skip
             groups = int(layout.start[first]) // GROUP, -(-int(layout.start[last]) // GROUP)
             pack_groups(codes[: y.size], *groups, layout.width, layout.word, 0, data)
