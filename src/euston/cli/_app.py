@@ -21,6 +21,7 @@ from euston.cli import (
     _reproduce,
     _search,
     _simulate,
+    _trace,
     _transport,
 )
 from euston.cli._out import clean, say
@@ -76,6 +77,7 @@ app.command("schema")(_files.schema)
 app.add_typer(_net.app, name="net")
 app.add_typer(_transport.app, name="transport")
 app.add_typer(_import.app, name="import")
+app.add_typer(_trace.app, name="trace")
 app.add_typer(_catalog.app, name="catalog")
 app.command("doctor")(_doctor.doctor)
 app.add_typer(_photon.app, name="photon")

@@ -130,7 +130,11 @@ def _document(result: Result) -> dict[str, Any]:
     return document(result, timeline=False)
 
 
-_TABLES = {"federated": ("sites", "topologies"), "serving": ("latency", "pools")}
+_TABLES = {
+    "federated": ("sites", "topologies"),
+    "serving": ("latency", "pools"),
+    "post_training": ("pools", "staleness", "split"),
+}
 """Tables printed whole after the headline numbers, by kind of result."""
 
 _HEADLINES = ("step_time", "mfu", "tflops_per_accelerator", "tokens_per_second", "memory_peak")
@@ -144,7 +148,9 @@ def _summary(result: Result) -> None:
     if title:
         out.print(clean(str(title)), style="bold")
     published = {row["quantity"]: row for row in _rows(result, "reference")}
-    names = [name for name in _HEADLINES if name in result.scalars] or list(result.scalars)
+    names = [name for name in _HEADLINES if name in result.scalars]
+    if not names or result.kind == "post_training":
+        names = list(result.scalars)
     if "latency" in result.tables:  # printed whole
         metrics = set(result.tables["latency"]["metric"])
         names = [name for name in names if name.partition("_")[0] not in metrics]

@@ -19,6 +19,8 @@ Row = Mapping[str, Any]
 
 KINDS: dict[str, tuple[str, str]] = {
     "compute": ("Compute", "#4477aa"),
+    "rollout": ("Rollouts", "#6ba3d6"),
+    "update": ("Update", "#3767a0"),
     "forward": ("Forward", "#6ba3d6"),
     "backward": ("Backward", "#3767a0"),
     "recompute": ("Recompute", "#a9c8e6"),
@@ -71,6 +73,10 @@ CERTAINTY = {
 
 HEADLINES = {
     "step_time": ("Step time", "s"),
+    "trajectories_per_second": ("Trajectories per second", ""),
+    "rollout_utilisation": ("Rollout pool at work", "share"),
+    "training_utilisation": ("Training at work", "share"),
+    "staleness_mean": ("Updates behind, mean", ""),
     "mfu": ("MFU", "share"),
     "tflops_per_accelerator": ("TFLOP/s per accelerator", ""),
     "tokens_per_second": ("Tokens per second", ""),
@@ -269,6 +275,13 @@ def scalar(name: str, value: Any, units: Mapping[str, str]) -> str:
     return with_unit(value, unit)
 
 
+POST_TRAINING = {
+    "trajectories_per_second": "1/s", "sampled_tokens_per_second": "1/s", "rollout_utilisation": "share",
+    "training_utilisation": "share", "push_time": "s", "step_time": "s", "begin": "s", "ready": "s",
+    "train": "s", "end": "s",
+}  # fmt: skip
+"""Units of the tables of post-training."""
+
 SERVING = {
     "hit_share": "share", "kv_peak": "share", "busy": "share", "slo_attainment": "share",
     "slo_goodput": "1/s", "ttft_p90": "s", "tpot_p90": "s", "joules": "J",
@@ -286,6 +299,8 @@ def column_unit(table: str, column: str) -> str:
     """Unit of a table's column, by its name: tables hold SI."""
     if table == "latency" and column != "metric":
         return "s"
+    if table in ("split", "steps") and column in POST_TRAINING:
+        return POST_TRAINING[column]
     if table in ("pools", "jobs") and column in SERVING:
         return SERVING[column]
     if table == "plans":

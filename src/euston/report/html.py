@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 
 from euston.errors import MissingExtra
 from euston.report import _sections as sections
-from euston.report import campaign, federated, figures, network, plan, serving
+from euston.report import campaign, federated, figures, network, plan, post_training, serving
 from euston.report._words import CERTAINTY, cell, colours, column_unit, percent
 from euston.report.timeline import timeline
 from euston.result import Result
@@ -101,6 +101,8 @@ def render(result: Result) -> bytes:
         studied = plan.sections(result)
     if result.kind in serving.KINDS:
         studied = serving.sections(result)
+    if result.kind == post_training.KIND:
+        studied = post_training.sections(result)
     charts |= {section.name: section.figure for section in studied}
     if "breakdown" in rows:
         charts["breakdown"] = figures.waterfall(rows["breakdown"], result.scalars.get("step_time"))
@@ -134,7 +136,7 @@ def render(result: Result) -> bytes:
         charts={name: charts[name]["layout"]["height"] for name in charts},
         figures=_json(charts),
         timeline_note=note,
-        lane="site" if result.kind == federated.KIND else "pipeline stage",
+        lane={federated.KIND: "site", post_training.KIND: "pool"}.get(result.kind, "pipeline stage"),
         shares=[(CERTAINTY.get(name, (name, "#94a0b0", "")), share) for name, share in shares.items()],
         certainty=sentence,
         assumptions=sections.assumptions(result, rows),

@@ -22,6 +22,7 @@ RUNS: dict[frozenset[str], str] = {
     frozenset({"traffic"}): "euston.runs.traffic",
     frozenset({"federated"}): "euston.runs.federated",
     frozenset({"serving"}): "euston.runs.serving",
+    frozenset({"post_training"}): "euston.runs.post_training",
 }
 """The module that runs a scenario, by the kinds of its jobs."""
 

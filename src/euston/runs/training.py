@@ -31,7 +31,7 @@ from euston.training import (
     run_iteration,
 )
 
-__all__ = ["Prepared", "prepare", "run"]
+__all__ = ["Prepared", "iterate", "prepare", "run"]
 
 Progress = Callable[[str], None]
 
@@ -156,6 +156,11 @@ def run(s: Scenario, tell: Progress) -> Result:
             ]
         )
     return result
+
+
+def iterate(ready: Prepared) -> Iteration:
+    """One step of all prepared jobs, executed."""
+    return _iteration(ready, None)
 
 
 def _iteration(ready: Prepared, wiring: Wiring | None) -> Iteration:

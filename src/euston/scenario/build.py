@@ -85,15 +85,20 @@ def parallel(section: ParallelSection) -> Parallel:
 
 def software(section: TrainingSection, where: str) -> SoftwareProfile:
     """The software profile with the job's overrides."""
+    return software_of(section.software, section.overrides, where)
+
+
+def software_of(name: str | None, overrides: dict[str, Any], where: str) -> SoftwareProfile:
+    """A software profile (the default for None) with overrides; ``where`` holds the keys of both."""
     from euston import training
 
     try:
-        if section.software is None:
-            return training.SoftwareProfile(**section.overrides)
-        return training.software(section.software, **section.overrides)
+        if name is None:
+            return training.SoftwareProfile(**overrides)
+        return training.software(name, **overrides)
     except TypeError:
         known = list(training.SoftwareProfile.__dataclass_fields__)
-        wrong = next(key for key in section.overrides if key not in known)
+        wrong = next(key for key in overrides if key not in known)
         raise ConfigError(
             at(f"{where}.overrides.{wrong}", unknown("software setting", wrong, known))
         ) from None

@@ -16,6 +16,7 @@ from euston.scenario.federated import FederatedSection
 from euston.scenario.jobs import JOB_KINDS, TrainingSection
 from euston.scenario.plan import PlanSection
 from euston.scenario.policies import BalancingSection, TransportSection
+from euston.scenario.post_training import PostTrainingSection
 from euston.scenario.serving import ServingSection
 from euston.scenario.sites import SiteSection
 from euston.scenario.traffic import TrafficSection
@@ -30,7 +31,8 @@ JobSection = Annotated[
     Annotated[TrainingSection, Tag("~training")]
     | Annotated[TrafficSection, Tag("~traffic")]
     | Annotated[FederatedSection, Tag("~federated")]
-    | Annotated[ServingSection, Tag("~serving")],
+    | Annotated[ServingSection, Tag("~serving")]
+    | Annotated[PostTrainingSection, Tag("~post_training")],
     Discriminator(_job_form),
 ]
 """A job of any kind; one whose kind is missing or unknown is refused by the first."""
