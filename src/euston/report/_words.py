@@ -123,6 +123,7 @@ HEADLINES = {
     "traffic_ratio": ("Times less than an exchange every step", ""),
     "slo_attainment": ("Requests that kept the SLO", "share"),
     "slo_goodput": ("Goodput under the SLO", "1/s"),
+    "replicas_mean": ("Replicas, mean", ""),
     **{
         f"{metric}_{column}": (f"{metric.upper()}, {word}", "s")
         for metric in ("ttft", "itl", "tpot", "e2e")

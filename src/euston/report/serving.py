@@ -16,7 +16,7 @@ __all__ = ["DRAWN", "KIND", "KINDS", "sections"]
 
 KIND = "serving"
 KINDS = (KIND, "capacity", "serving_search")
-DRAWN = ("load", "requests")
+DRAWN = ("load", "requests", "replicas")
 """Tables that only the charts show; saved results have them."""
 
 POINTS = 300
@@ -52,6 +52,15 @@ def sections(result: Result) -> list[Section]:
                 "Load over time",
                 "Requests that wait and that run, and the tokens of the contexts under way (right axis).",
                 _load(tables["load"]),
+            )
+        )
+    if "replicas" in tables and tables["replicas"].height:
+        found.append(
+            Section(
+                "replicas_chart",
+                "Replicas over time",
+                "At every look of the autoscaler: those that serve, those wished for.",
+                _replicas(tables["replicas"]),
             )
         )
     if "points" in tables and tables["points"].height:
@@ -170,6 +179,20 @@ def _load(load: pl.DataFrame) -> Figure:
         "data": data,
         "layout": _layout(340, "seconds", "requests", yaxis2={"title": {"text": "tokens"}, **side}),
     }
+
+
+def _replicas(looks: pl.DataFrame) -> Figure:
+    data = []
+    for (pool,), rows in looks.group_by("pool", maintain_order=True):
+        for name, colour, width in (("serving", PALETTE[0], 2), ("wished", PALETTE[3], 1)):
+            text = name if looks["pool"].n_unique() == 1 else f"pool {pool}: {name}"
+            data.append(
+                {
+                    "type": "scatter", "mode": "lines", "name": text.capitalize(),
+                    "x": rows["time"].to_list(), "y": rows[name].to_list(), "line": {"color": colour, "width": width, "shape": "hv"},
+                }
+            )  # fmt: skip
+    return {"data": data, "layout": _layout(280, "seconds", "replicas")}
 
 
 def _points(points: pl.DataFrame, axis: str, share: Any) -> Figure:

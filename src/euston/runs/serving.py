@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from euston import __version__
 from euston.assemble import site
-from euston.clock.conductor import Conductor, Message
+from euston.clock.conductor import Component, Conductor, Message
 from euston.cluster import Site
 from euston.errors import ConfigError, at
 from euston.models import Transformer
@@ -21,9 +22,9 @@ from euston.runs import Progress
 from euston.runs._serving_network import handovers
 from euston.runs._serving_parts import deployment, requests, slo
 from euston.scenario import Scenario, build
-from euston.scenario.serving import ServingSection
+from euston.scenario.serving import PoolSection, ServingSection
 from euston.scenario.sites import SiteSection
-from euston.serving import Deployment, Replica, Requests, Serving, ServingResult
+from euston.serving import Autoscaler, Deployment, Replica, Requests, Scaling, Serving, ServingResult
 from euston.serving.metrics import Slo, latencies, load_over_time, per_request, scalars
 from euston.serving.network import Handovers
 
@@ -144,32 +145,73 @@ def run(s: Scenario, tell: Progress) -> Result:
     tell("pricing steps and building requests")
     ready = prepare(s)
     until = math.inf if s.run.until is None else s.run.until
-    found = []
+    found, scalers = [], []
     for one in ready.services:
         tell(f"serving {len(one.requests):,} requests of {one.name}")
-        found.append(simulate(one, seed=s.run.seed, until=until))
-    return _result(ready, found)
+        log, own = _simulate(one, s.run.seed, until)
+        found.append(log)
+        scalers.append(own)
+    return _result(ready, found, scalers)
 
 
 def simulate(one: Service, *, seed: int = 0, until: float = math.inf) -> ServingResult:
-    """One service by itself, with its failures, up to ``until`` seconds."""
-    engine = Serving(one.requests, one.deployment, seed=seed, record_tokens=one.section.per_token)
+    """One service by itself, with its failures and autoscaling, up to ``until`` seconds."""
+    return _simulate(one, seed, until)[0]
+
+
+def _simulate(one: Service, seed: int, until: float) -> tuple[ServingResult, dict[int, Autoscaler]]:
+    """The result, and the autoscalers by pool of the section."""
+    begin = _first_ranks(one)
+    scaled = {
+        number: (_ranks(one, number, begin), _scaling(pool))
+        for number, pool in enumerate(one.section.pools)
+        if pool.autoscale is not None
+    }
+    down = [int(r[0]) for ranks, scaling in scaled.values() for r in ranks[scaling.first :]]
+    engine = Serving(one.requests, one.deployment, seed=seed, record_tokens=one.section.per_token, down=down)
+    scalers = {
+        number: Autoscaler(engine, ranks, scaling, name=f"autoscaler {number}")
+        for number, (ranks, scaling) in scaled.items()
+    }
     engine.advance(0.0, [Message(time, engine.name, change) for time, change in _failures(one)])
+    beside: list[Component] = [*scalers.values()]
     if one.deployment.transport.network == "fluid":
-        Conductor([engine, one.network()]).run(until)
-        return engine.result()
+        beside.insert(0, one.network())
+    if beside:
+        Conductor([engine, *beside]).run(until)
     while engine.next_time() <= until and engine.next_time() < math.inf:
         engine.advance(until)
-    return engine.result()
+    return engine.result(), scalers
 
 
-def _failures(one: Service) -> list[tuple[float, Replica]]:
-    """Changes of ranks in order of time; pools stand in the deployment by role."""
+def _scaling(pool: PoolSection) -> Scaling:
+    auto = pool.autoscale
+    assert auto is not None
+    return Scaling(
+        auto.metric, auto.target, auto.least, auto.first or auto.least, auto.interval, auto.window,
+        auto.start, auto.tolerance,
+    )  # fmt: skip
+
+
+def _first_ranks(one: Service) -> dict[int, int]:
+    """First rank of every pool of the section; pools stand in the deployment by role."""
     order = ("both", "prefill", "decode")
     begin, rank = {}, 0
     for number in sorted(range(len(one.section.pools)), key=lambda i: order.index(one.section.pools[i].role)):
         begin[number] = rank
         rank += one.section.pools[number].replicas * one.section.pools[number].data
+    return begin
+
+
+def _ranks(one: Service, number: int, begin: dict[int, int]) -> NDArray[np.int64]:
+    """Ranks of a pool's replicas, int64[replicas, ranks of a replica]."""
+    pool = one.section.pools[number]
+    return begin[number] + np.arange(pool.replicas * pool.data).reshape(pool.replicas, pool.data)
+
+
+def _failures(one: Service) -> list[tuple[float, Replica]]:
+    """Changes of ranks in order of time."""
+    begin = _first_ranks(one)
     changes = []
     for failure in one.section.failures:
         first = begin[failure.pool] + failure.replica * one.section.pools[failure.pool].data
@@ -179,10 +221,12 @@ def _failures(one: Service) -> list[tuple[float, Replica]]:
     return sorted(changes, key=lambda change: change[0])
 
 
-def _result(ready: PreparedServing, found: list[ServingResult]) -> Result:
+def _result(
+    ready: PreparedServing, found: list[ServingResult], scalers: list[dict[int, Autoscaler]]
+) -> Result:
     s = ready.scenario
     first, log = ready.services[0], found[0]
-    values = [numbers(one, each) for one, each in zip(ready.services, found, strict=True)]
+    values = [numbers(*each) for each in zip(ready.services, found, scalers, strict=True)]
     headline = values[0]
     tables = {
         "latency": latencies(log),
@@ -190,6 +234,18 @@ def _result(ready: PreparedServing, found: list[ServingResult]) -> Result:
         "load": load_over_time(log),
         "requests": per_request(log).head(MOST_REQUESTS),
     }
+    if scalers[0]:
+        tables["replicas"] = pl.DataFrame(
+            [
+                {"time": t, "pool": number, "serving": up, "starting": coming, "wished": wish}
+                for number, one in scalers[0].items()
+                for t, up, coming, wish in one.log
+            ],
+            schema={
+                "time": pl.Float64, "pool": pl.Int64, "serving": pl.Int64, "starting": pl.Int64,
+                "wished": pl.Int64,
+            },
+        )  # fmt: skip
     if len(values) > 1:
         keys = ("slo_attainment", "slo_goodput", "ttft_p90", "tpot_p90", "hit_share", "joules")
         tables["jobs"] = pl.DataFrame(
@@ -216,18 +272,29 @@ def _result(ready: PreparedServing, found: list[ServingResult]) -> Result:
     return Result("serving", headline, {k: u for k, u in UNITS.items() if k in headline}, tables, meta=meta)
 
 
-def numbers(one: Service, log: ServingResult) -> dict[str, float]:
-    """Headline numbers of a service with energy and cost."""
+def numbers(
+    one: Service, log: ServingResult, scalers: dict[int, Autoscaler] | None = None
+) -> dict[str, float]:
+    """Headline numbers of a service with energy and cost; replicas that are not there cost nothing."""
     found = scalars(log, one.slo)
     tokens = float(log.tokens.sum())
-    joules = _energy(one, log)
+    paid = {
+        number: float(scalers[number].close(log.end).sum())
+        if scalers and number in scalers
+        else pool.replicas * log.end
+        for number, pool in enumerate(one.section.pools)
+    }
+    joules = _energy(one, log, paid)
+    seconds = sum(paid[i] * pool.accelerators / pool.replicas for i, pool in enumerate(one.section.pools))
+    if scalers:
+        found["replicas_mean"] = sum(paid[number] for number in scalers) / log.end if log.end else 0.0
     power = one.home.power
     pue = power.pue if power and power.pue else 1.0
     if math.isfinite(joules):
         found["joules"] = joules * pue
         found["joules_per_token"] = joules * pue / tokens if tokens else 0.0
     if one.home.price:
-        cost = one.home.price * one.accelerators * log.end
+        cost = one.home.price * seconds
         if power and power.price and math.isfinite(joules):
             cost += power.price * joules * pue
         found["cost"] = cost
@@ -235,20 +302,18 @@ def numbers(one: Service, log: ServingResult) -> dict[str, float]:
     return found
 
 
-def _energy(one: Service, log: ServingResult) -> float:
+def _energy(one: Service, log: ServingResult, paid: dict[int, float]) -> float:
     """Joules of the accelerators, and of their share of the hosts: the limit in a step, idle between."""
     accelerator = one.here.accelerator
     limit = accelerator.power_limit
     idle = accelerator.idle_power if accelerator.idle_power is not None else SHARE_OF_IDLE * limit
     joules, unit = 0.0, 0
-    section = sorted(one.section.pools, key=lambda p: ("both", "prefill", "decode").index(p.role))
-    for pool in section:
+    pools = list(enumerate(one.section.pools))
+    for number, pool in sorted(pools, key=lambda p: ("both", "prefill", "decode").index(p[1].role)):
         busy = log.busy[unit : unit + pool.replicas]
         unit += pool.replicas
         each = pool.accelerators / pool.replicas
-        joules += each * (
-            idle * log.end * busy.size + (limit - idle) * float(np.minimum(busy, log.end).sum())
-        )
+        joules += each * (idle * paid[number] + (limit - idle) * float(np.minimum(busy, log.end).sum()))
     host = one.home.power.host if one.home.power and one.home.power.host else 0.0
     return joules + host / one.here.accelerators_per_host * one.accelerators * log.end
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from euston.scenario.sites import SiteSection
 
 __all__ = [
+    "AutoscaleSection",
     "EngineSection",
     "FailureSection",
     "HandoverSection",
@@ -115,13 +116,32 @@ class TierSection(Section):
     ranks: Count = Field(default=1, description="Ranks that share a store.")
 
 
+class AutoscaleSection(Section):
+    """Replicas that come and go with the load, by Kubernetes' rule: the mean of a metric to its target."""
+
+    metric: Literal["requests", "queued_tokens", "kv"] = Field(
+        default="requests",
+        description="Requests of a replica, prompt tokens waiting for it, or its share of KV blocks in use.",
+    )
+    target: Number = Field(gt=0, description="What a replica should have of it.")
+    least: Count = Field(default=1, description="Replicas that always run.")
+    first: Count | None = Field(default=None, description="Replicas at the start; the least unless said.")
+    interval: PositiveDuration = Field(default=15.0, description="Between looks.")
+    window: Duration = Field(default=300.0, description="Whose largest wish counts before replicas go.")
+    start: Duration = Field(default=60.0, description="From the order of a replica until it serves.")
+    tolerance: Number = Field(default=0.1, ge=0, lt=1, description="Distance from the target that is let be.")
+
+
 class PoolSection(Section):
     """Equal replicas with one role."""
 
     short: ClassVar[dict[str, str]] = {"tp": "tensor", "pp": "pipeline", "dp": "data", "ep": "expert"}
 
     role: Literal["both", "prefill", "decode"] = "both"
-    replicas: Count = Field(default=1, le=2**20, description="Copies of the model.")
+    replicas: Count = Field(
+        default=1, le=2**20, description="Copies of the model; the most there can be with `autoscale`."
+    )
+    autoscale: AutoscaleSection | None = None
     tensor: Count = Field(default=1, description="Accelerators that split every matrix.")
     pipeline: Count = Field(default=1, description="Stages of a rank.")
     data: Count = Field(default=1, description="Ranks of a replica that share the experts and step together.")
@@ -287,6 +307,14 @@ class ServingSection(JobBase):
             return
         for i, pool in enumerate(self.pools):
             place = f"{where}.pools[{i}]"
+            if pool.autoscale is not None:
+                first = pool.autoscale.first or pool.autoscale.least
+                if not pool.autoscale.least <= first <= pool.replicas:
+                    yield at(
+                        f"{place}.autoscale.first",
+                        f"{first} is not between the least, {pool.autoscale.least}, and the pool's "
+                        f"{pool.replicas} replicas",
+                    )
             if pool.tensor > site.accelerators_per_host:
                 yield at(
                     f"{place}.tensor",

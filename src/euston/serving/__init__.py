@@ -1,5 +1,6 @@
 """Serving: clusters of inference engines in time."""
 
+from euston.serving.autoscale import Autoscaler, Scaling
 from euston.serving.deployment import (
     EVICTIONS,
     ROUTERS,
@@ -23,6 +24,7 @@ __all__ = [
     "ROUTERS",
     "SCHEDULERS",
     "Arrived",
+    "Autoscaler",
     "Deployment",
     "Engine",
     "Handover",
@@ -34,6 +36,7 @@ __all__ = [
     "Replica",
     "Requests",
     "Router",
+    "Scaling",
     "Serving",
     "ServingResult",
     "Speculation",

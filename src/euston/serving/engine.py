@@ -172,7 +172,7 @@ class Serving:
             raise SimulationError(f"{self.name} does not understand {said!r}")
 
     def load(self) -> dict[str, NDArray[np.int64]]:
-        """What an autoscaler sees, per rank: up, running, waiting, requests, queued_tokens, used_blocks."""
+        """What an autoscaler sees, per rank: whether up, requests, tokens queued, blocks used and free."""
         r = self._state.fleet.rank_i
         return {
             "up": (r[:, k.R_ALIVE] == k.A_UP).astype(np.int64),
@@ -181,6 +181,7 @@ class Serving:
             "requests": r[:, k.R_REQ].copy(),
             "queued_tokens": r[:, k.R_TOK] + r[:, k.R_PREFILLING],
             "used_blocks": r[:, k.R_CAP] - r[:, k.R_FREE],
+            "free_blocks": r[:, k.R_FREE].copy(),
         }
 
     def result(self) -> ServingResult:
