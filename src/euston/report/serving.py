@@ -189,7 +189,8 @@ def _replicas(looks: pl.DataFrame) -> Figure:
             data.append(
                 {
                     "type": "scatter", "mode": "lines", "name": text.capitalize(),
-                    "x": rows["time"].to_list(), "y": rows[name].to_list(), "line": {"color": colour, "width": width, "shape": "hv"},
+                    "x": rows["time"].to_list(), "y": rows[name].to_list(),
+                    "line": {"color": colour, "width": width, "shape": "hv"},
                 }
             )  # fmt: skip
     return {"data": data, "layout": _layout(280, "seconds", "replicas")}
