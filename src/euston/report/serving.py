@@ -76,9 +76,9 @@ def sections(result: Result) -> list[Section]:
         found.append(
             Section(
                 "pareto_chart",
-                "Goodput against cost",
-                "Every deployment that was run; in red those that no other beats in goodput, accelerators "
-                "and latency.",
+                "Load within the SLO against latency",
+                "The finalists at the largest rate that they bear; in red those that no other beats in rate "
+                "per accelerator, TTFT and TPOT.",
                 _pareto(tables["candidates"]),
             )
         )
@@ -228,17 +228,21 @@ def _pareto(candidates: pl.DataFrame) -> Figure:
         (False, "Other deployments", "#a9c8e6", 7),
         (True, "On the front", "#c8506b", 10),
     ):
-        rows = candidates.filter(pl.col("front") == front).to_dicts()
+        best = candidates.filter((pl.col("front") == front) & pl.col("max_rate").is_not_null())
+        rows = best.to_dicts()
         data.append(
             {
                 "type": "scatter", "mode": "markers", "name": name,
-                "x": [row["accelerators"] for row in rows], "y": [row["slo_goodput"] for row in rows],
+                "x": [row["ttft_p90"] for row in rows], "y": [row["rate_per_accelerator"] for row in rows],
                 "marker": {"color": colour, "size": size},
                 "hovertext": [
-                    escape(f"{row['deployment']}: {row['slo_goodput']:.4g} req/s, {row['attainment']:.1%}")
+                    escape(f"{row['deployment']}: {row['max_rate']:.4g} req/s, {row['attainment']:.1%}")
                     for row in rows
                 ],
                 "hovertemplate": "%{hovertext}<extra></extra>",
             }
         )  # fmt: skip
-    return {"data": data, "layout": _layout(400, "accelerators", "requests per second within the SLO")}
+    return {
+        "data": data,
+        "layout": _layout(400, "seconds to the first token, P90", "requests per second and accelerator"),
+    }
