@@ -2,8 +2,9 @@
 
 The rules are those of `euston.collectives.runtime`: a stage is over when all of it has come; when every
 sender that misses something has begun its last packets and nothing has come for the idle time; when all have
-begun and nothing has come for the silence; or at t_B. Results that are missing are asked for once. Who is
-ready goes on: ranks that end a stage early send their results early.
+begun and nothing has come for the silence; or at t_B. Results that are missing are asked for when their
+sender's last packet has come, and once more when nothing comes. Who is ready goes on: ranks that end a stage
+early send their results early.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class _Rank:
     began: float = 0.0
     news: float = 0.0
     asked: bool = False
+    early: set[int] = field(default_factory=set)
     look: int = 0
     """Only the look with this number still counts."""
     stages: dict[tuple[int, int], _Stage] = field(default_factory=dict)
@@ -144,6 +146,7 @@ class Run:
     def _begin(self, r: int, stage: int, now: float, work: float = 0.0) -> None:
         me = self.ranks[r]
         me.stage, me.began, me.news, me.asked = stage, now, now, False
+        me.early = set()
         for k in range(self.n - 1):
             to = (r + 1 + (k + me.step) % (self.n - 1)) % self.n
             self._send(r, to, me.step, stage, self.link.packets, now + work)
@@ -176,6 +179,17 @@ class Run:
             me.news = now
         self._decide(r, now)
 
+    def _early(self, r: int, got: _Stage, now: float) -> None:
+        """Ask those whose last packet has come for what is missing, once each."""
+        me = self.ranks[r]
+        for source in np.flatnonzero(got.ended & (got.missing > 0)).tolist():
+            if source in me.early:
+                continue
+            me.early.add(source)
+            # the last packet and the request come through
+            if (self._rng.random(2) >= self.link.loss).all():
+                self._send(source, r, me.step, 1, int(got.missing[source]), now)
+
     # ---- a receiver decides --------------------------------------------------------------------------------
 
     def _decide(self, r: int, now: float) -> None:
@@ -188,6 +202,8 @@ class Run:
         if got.complete() or now >= hard:
             self._close(r, now)
             return
+        if me.stage == 1 and self.bounded.repair == "nack":
+            self._early(r, got, now)
         if (got.begun & ~got.ended).any():  # news until it ends
             return
         waiting = ~got.ended | (got.missing > 0)

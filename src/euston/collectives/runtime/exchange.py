@@ -150,6 +150,12 @@ class Exchange:
         need = int(self.need[stage].sum())
         return float(self.have[stage].sum()) / need if need else 1.0
 
+    def cut_short(self, stage: int) -> list[int]:
+        """Senders whose last packet has come though others are missing."""
+        need = self.need[stage]
+        last = self.got[stage, np.arange(self.ranks), np.maximum(need - 1, 0)] > 0
+        return [int(src) for src in np.flatnonzero(last & (self.have[stage] < need) & ~self.absent)]
+
     def all_at_tail(self, stage: int) -> bool:
         """Whether every sender that still misses something has begun its last packets."""
         waiting = (self.have[stage] < self.need[stage]) & ~self.absent

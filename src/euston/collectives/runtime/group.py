@@ -1,8 +1,9 @@
 """An all-reduce over UDP that ends on time: the mean of what arrived, by the rule that was asked for.
 
 Transpose all-reduce: every rank owns a shard, adds what the others send of it, and sends the result to all.
-Each stage is bounded (`euston.collectives.bounded`); results that are missing are asked for once more, and
-what is missing then keeps the rank's own values, which `synchronise` evens out.
+Each stage is bounded (`euston.collectives.bounded`); results that are missing are asked for when the sender's
+last packet is there and once more when nothing comes, and what is missing then keeps the rank's own values,
+which `synchronise` evens out.
 """
 
 from __future__ import annotations
@@ -367,6 +368,8 @@ class UdpGroup:
         measuring = self.timeouts.t_b is None
         hard = start + (FIRST_PATIENCE if measuring else self.timeouts.t_b or 0.0)
         asked, news, came = False, start, -1
+        early: set[int] = set()
+        repairs = stage == 1 and not measuring and self.timeouts.settings.repair == "nack"
         while True:
             if ep.mismatch is not None:
                 src = ep.mismatch
@@ -381,6 +384,10 @@ class UdpGroup:
             # packets of the other stage are no news: waiting for them would add up from rank to rank
             if (have := int(e.have[stage].sum())) != came:
                 news, came = max(news, e.news), have
+            for src in e.cut_short(stage) if repairs else ():
+                if src not in early:  # its last packet is here: what is missing now was lost
+                    early.add(src)
+                    ep.tell(wire.NACK, e, stage, src, e.missing(stage, src))
             quiet = math.inf
             if measuring:
                 quiet = news + ASK_AGAIN
@@ -390,7 +397,7 @@ class UdpGroup:
                 if e.all_begun(stage):
                     quiet = min(quiet, news + self.timeouts.silence)
             if now >= quiet:
-                if measuring or (stage == 1 and not asked and self.timeouts.settings.repair == "nack"):
+                if measuring or (repairs and not asked):
                     self._ask(e, stage)
                     asked, news = True, now
                     continue
