@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from euston.clock.conductor import Message
-from euston.clock.executor import CapacityEvent, Executor, SpeedEvent, execute
+from euston.clock.events import CapacityEvent, SpeedEvent
+from euston.clock.executor import Executor, execute
 from euston.clock.program import Program, ProgramBuilder, TransferTable
 from euston.errors import ConfigError, SimulationError
 from euston.network.columns import ColumnsBuilder

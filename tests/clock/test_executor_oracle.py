@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numba import config
 from numpy.typing import ArrayLike
 
-from euston.clock.executor import CapacityEvent, Execution, Executor, SpeedEvent, execute
+from euston.clock.events import CapacityEvent, SpeedEvent
+from euston.clock.executor import Execution, Executor, execute
 from euston.clock.program import Kind, ProgramBuilder, TransferTable
 from euston.network.columns import ColumnsBuilder
 

@@ -25,7 +25,7 @@ def service(transport: Transport) -> Deployment:
 def wire(rate: float) -> Handovers:
     columns = ColumnsBuilder(1)
     columns.add({0: 1.0})
-    return Handovers(columns.build(), [rate], [[-1, 0], [0, -1]], slots=64)
+    return Handovers.alone(columns.build(), [rate], [[-1, 0], [0, -1]], slots=64)
 
 
 def test_two_hand_overs_share_a_link() -> None:

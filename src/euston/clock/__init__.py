@@ -1,7 +1,8 @@
 """The one clock: programs executed together with the fluid network, components, processes, the conductor."""
 
 from euston.clock.conductor import Component, Conductor, Message
-from euston.clock.executor import CapacityEvent, Event, Execution, Executor, RouteEvent, SpeedEvent, execute
+from euston.clock.events import CapacityEvent, Event, RouteEvent, SpeedEvent
+from euston.clock.executor import Execution, Executor, execute
 from euston.clock.process import Compute, Join, Processes, Receive, Send, Wait
 from euston.clock.program import Choices, Kind, Program, ProgramBuilder, QueueTable, TransferTable
 

@@ -6,6 +6,7 @@ first event that writes a message. Ties are broken by (time, component, sequence
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -70,33 +71,45 @@ class Conductor:
         SimulationError
             When a component sends a message into the past or to nobody.
         """
+        components = [(c, self._inbox[c.name]) for c in self.components]
         while True:
-            times = [
-                min(c.next_time(), self._inbox[c.name][0].time if self._inbox[c.name] else np.inf)
-                for c in self.components
-            ]
-            first = int(np.argmin(times))
-            if times[first] == np.inf or times[first] > until:
+            first = second = np.inf
+            component, box = components[0] if components else (None, [])
+            for c, pending in components:
+                time = c.next_time()
+                if pending and pending[0].time < time:
+                    time = pending[0].time
+                if time < first:
+                    first, second, component, box = time, first, c, pending
+                elif time < second:
+                    second = time
+            if component is None or first == np.inf or first > until:
                 return
-            others = [t for i, t in enumerate(times) if i != first]
-            component = self.components[first]
-            limit = min([until, *others])
-            pending = self._inbox[component.name]
-            due = [m for m in pending if m.time <= times[first]]
-            self._inbox[component.name] = later = [m for m in pending if m.time > times[first]]
-            if later:
-                limit = min(limit, later[0].time)
-            self.now = max(self.now, times[first])
+            limit = min(until, second)
+            due: list[Message] = []
+            if box:
+                due = [m for m in box if m.time <= first]
+                del box[: len(due)]
+                if box:
+                    limit = min(limit, box[0].time)
+            self.now = max(self.now, first)
             for message in component.advance(limit, due):
-                if message.to not in self._inbox:
-                    known = ", ".join(self._inbox)
-                    raise SimulationError(f"{component.name} wrote to {message.to!r}; there are {known}")
-                if message.time < self.now:
-                    raise SimulationError(
-                        f"{component.name} wrote to {message.to!r} at {message.time} s, "
-                        f"before now ({self.now} s)"
-                    )
-                box = self._inbox[message.to]
-                box.append(Message(message.time, message.to, message.payload, component.name))
-                box.sort(key=lambda m: m.time)
+                self._post(component.name, message)
             self.alternations += 1
+
+    def _post(self, sender: str, message: Message) -> None:
+        """Into the box of whom it is for, behind all that are not later."""
+        box = self._inbox.get(message.to)
+        if box is None:
+            known = ", ".join(self._inbox)
+            raise SimulationError(f"{sender} wrote to {message.to!r}; there are {known}")
+        if message.time < self.now:
+            raise SimulationError(
+                f"{sender} wrote to {message.to!r} at {message.time} s, before now ({self.now} s)"
+            )
+        if message.sender != sender:
+            message = Message(message.time, message.to, message.payload, sender)
+        if box and box[-1].time > message.time:
+            insort(box, message, key=lambda m: m.time)
+        else:
+            box.append(message)

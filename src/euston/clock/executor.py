@@ -15,42 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 from euston.clock import _state as k
 from euston.clock._kernel import advance
 from euston.clock.conductor import Message
+from euston.clock.events import CapacityEvent, Event, RouteEvent
 from euston.clock.program import Kind, Program, TransferTable
 from euston.errors import ConfigError, SimulationError
 from euston.network import _net as n_
 from euston.network._repair import component
 from euston.network.columns import transpose
 
-__all__ = ["CapacityEvent", "Event", "Execution", "Executor", "RouteEvent", "SpeedEvent", "execute"]
-
-
-@dataclass(frozen=True)
-class CapacityEvent:
-    """At ``time`` seconds the capacity of ``row`` becomes ``capacity`` bytes/s (0: the link is dead)."""
-
-    time: float
-    row: int
-    capacity: float
-
-
-@dataclass(frozen=True)
-class SpeedEvent:
-    """At ``time`` seconds stream ``stream`` runs at ``speed`` (1 = nominal)."""
-
-    time: float
-    stream: int
-    speed: float
-
-
-@dataclass(frozen=True)
-class RouteEvent:
-    """At ``time`` seconds routes number ``routes`` of the transfers' `Choices` begin to hold."""
-
-    time: float
-    routes: int
-
-
-Event = CapacityEvent | SpeedEvent | RouteEvent
+__all__ = ["Execution", "Executor", "execute"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +66,18 @@ class Execution:
         )
 
 
+def _guests(count: int) -> Program:
+    """Transfers on no stream; which, and how often, is known when they are posted."""
+    none = np.full(count, -1, np.int32)
+    return Program(
+        kind=np.full(count, Kind.TRANSFER, np.uint8), stream=none, work=np.zeros(count),
+        transfer=np.zeros(count, np.int32), dep_ptr=np.zeros(count + 1, np.int64), dep=none[:0],
+        label=np.zeros(count, np.int32), micro_batch=none, chunk=none, slows=none,
+        slow_count=np.zeros(count, np.int32), notify=np.ones(count, bool), labels=("guest",), streams=(),
+        stream_count=np.zeros(0, np.int64),
+    )  # fmt: skip
+
+
 def _check(transfers: TransferTable, capacity: NDArray[np.float64]) -> None:
     """Refuse transfers that the network can not carry in finite time, or that make no sense."""
     columns = transfers.columns
@@ -129,6 +113,8 @@ class Executor:
         Speed of each stream at time 0, 1 by default.
     held : sequence of int
         Operations that wait for a message from outside besides their dependencies.
+    guests : int
+        Transfers that can be posted at one time while the program runs (see ``post``).
     tol : float
         Relative change of a link's fair share that is let pass; 0 is exact (see ``network.Incremental``).
     window : float
@@ -150,6 +136,7 @@ class Executor:
         events: Sequence[Event] = (),
         speed: ArrayLike | None = None,
         held: Sequence[int] = (),
+        guests: int = 0,
         tol: float = 0.0,
         window: float = 0.0,
         lag: float = 0.0,
@@ -157,6 +144,10 @@ class Executor:
         listener_process: str = "main",
     ) -> None:
         self.listener, self.listener_process = listener, listener_process
+        self.own = len(program)
+        if guests:
+            program = Program.concatenate([program, _guests(guests)])[0]
+        self._idle = list(range(len(program) - 1, self.own - 1, -1))
         self.program = program
         self.transfers = transfers
         columns = transfers.columns
@@ -164,7 +155,7 @@ class Executor:
         cap = np.array(capacity, np.float64)
         if cap.shape != (columns.rows,) or not (cap >= 0).all():
             raise ConfigError(f"capacity must be {columns.rows} numbers >= 0, one per row")
-        named = program.transfer[program.kind == Kind.TRANSFER]
+        named = program.transfer[: self.own][program.kind[: self.own] == Kind.TRANSFER]
         if named.size and (named.min() < 0 or named.max() >= len(transfers)):
             raise ConfigError(
                 f"the program names transfer {int(named.max())}; the table has {len(transfers)}"
@@ -179,6 +170,7 @@ class Executor:
         next_in_stream[queued[:-1][behind]] = queued[1:][behind]
         waiting = np.diff(program.dep_ptr)
         waiting[queued[1:][behind]] += 1
+        waiting[self.own :] = 1
         self._held: Counter[int] = Counter(int(op) for op in held)
         for op, times in self._held.items():
             if not 0 <= op < n:
@@ -189,12 +181,13 @@ class Executor:
         op_flows = np.zeros(n, np.int64)
         is_transfer = program.kind == Kind.TRANSFER
         op_flows[is_transfer] = flows[program.transfer[is_transfer]]
+        op_flows[self.own :] = flows.max(initial=1)
         on_stream = program.stream >= 0
         per_stream = np.zeros(max(streams, 1), np.int64)
         np.maximum.at(per_stream, program.stream[on_stream], op_flows[on_stream])
         slots = int(per_stream.sum() + op_flows[~on_stream].sum()) + 1
         # A stream computes or has an operation's event; so has every operation without a stream.
-        planned = n_events + len(held)
+        planned = n_events + len(held) + guests
         heap = 2 * streams + slots + int((~on_stream).sum()) + planned + 4
         slows = np.where(is_transfer, program.slows, -1)
         slow_count = np.where(slows >= 0, program.slow_count, 0)
@@ -230,6 +223,7 @@ class Executor:
             now=np.zeros(1),
             window=np.zeros(2),
         )
+        self._waiting = waiting
         st.op[k.WAITING] = waiting
         st.op[k.BLOCKER] = -1
         st.stream[k.SPEED] = speeds
@@ -247,11 +241,12 @@ class Executor:
         roots = np.flatnonzero(waiting == 0)[::-1]
         st.op[k.READY, : roots.size] = roots
         st.i[k.I_READY] = roots.size
+        st.i[k.I_DONE] = guests
         self._state = st
         self._next = 0.0 if roots.size else np.inf
-        self._planned = 0
         for e, event in enumerate(sorted(events, key=lambda event: event.time)):
             self._external(e, event)
+        self._planned = n_events
 
     def _external(self, slot: int, event: Event) -> None:
         if isinstance(event, CapacityEvent):
@@ -279,7 +274,6 @@ class Executor:
         st.where[owner] = at
         i[k.I_SEQ] += 1
         i[k.I_HEAP] += 1
-        self._planned = slot + 1
         self._next = min(self._next, time)
 
     @property
@@ -307,7 +301,6 @@ class Executor:
         SimulationError
             When a message names an operation that is not held (any more).
         """
-        st = self._state
         for message in inbox:
             op = int(message.payload)
             if self._held[op] < 1:
@@ -316,6 +309,12 @@ class Executor:
                 )
             self._held[op] -= 1
             self._plan(self._planned, message.time, int(k.EV_RELEASE), op, 0.0)
+            self._planned += 1
+        return [Message(time, self.listener, (self.listener_process, op)) for time, op in self.run(until)]
+
+    def run(self, until: float) -> list[tuple[float, int]]:
+        """As ``advance``, without messages: (time, operation) of what notifies, guests among it."""
+        st = self._state
         whole, solved = self._queues is not None, False
         while True:
             self._next = advance(self._fixed, st, self._net, self._choices, whole, solved, float(until))
@@ -326,7 +325,54 @@ class Executor:
         n = int(st.i[k.I_OUT])
         st.i[k.I_OUT] = 0
         ended = sorted((float(st.when[k.END, op]), int(op)) for op in st.op[k.OUTBOX, :n])
-        return [Message(time, self.listener, (self.listener_process, op)) for time, op in ended]
+        self._idle += [op for _, op in ended if op >= self.own]
+        return ended
+
+    def post(self, time: float, transfer: int, repeats: float = 1.0) -> int:
+        """Send a transfer of the table beside the program, ``repeats`` times, from ``time`` on.
+
+        Returns
+        -------
+        int
+            Number of the operation that ``run`` names when it has ended; free for others from then on.
+
+        Raises
+        ------
+        SimulationError
+            When all guests are under way.
+        """
+        if not self._idle:
+            most = len(self.program) - self.own
+            raise SimulationError(f"more than {most} transfers are posted at one time")
+        st, op = self._state, self._idle.pop()
+        self._fixed.op[k.MOVES, op] = transfer
+        self._fixed.work[op] = repeats
+        st.op[k.WAITING, op] = 1
+        st.when[:, op] = np.nan
+        st.i[k.I_DONE] -= 1
+        self._plan(st.external_id.size - len(self.program) + op, time, int(k.EV_RELEASE), op, 0.0)
+        return op
+
+    def again(self, first: int, last: int) -> None:
+        """Operations ``first`` to ``last - 1``, which depend on no others, run once more from now on.
+
+        Raises
+        ------
+        SimulationError
+            When one of them has not ended.
+        """
+        st, mine = self._state, slice(first, last)
+        if np.isnan(st.when[k.END, mine]).any():
+            raise SimulationError(f"operations {first} to {last - 1} have not all ended")
+        st.op[k.WAITING, mine] = self._waiting[mine]
+        st.op[k.BLOCKER, mine] = -1
+        st.when[:, mine] = np.nan
+        roots = first + np.flatnonzero(self._waiting[mine] == 0)[::-1]
+        ready = int(st.i[k.I_READY])
+        st.op[k.READY, ready : ready + roots.size] = roots
+        st.i[k.I_READY] += roots.size
+        st.i[k.I_DONE] -= last - first
+        self._next = self.now
 
     def requeue(
         self,

@@ -7,12 +7,12 @@ written. Stream order is therefore one more dependency and the executor needs no
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from euston.errors import ConfigError
 from euston.network.columns import Columns
@@ -114,6 +114,18 @@ class TransferTable:
 
     def __len__(self) -> int:
         return int(self.ptr.size - 1)
+
+    @classmethod
+    def units(cls, columns: Columns, column: ArrayLike | None = None) -> TransferTable:
+        """Transfers of one byte on each of ``column`` (int[T]; every column unless said), without latency."""
+        which = np.arange(len(columns)) if column is None else np.asarray(column)
+        n = which.size
+        linkless = np.diff(columns.ptr)[which] == 0
+        cap = np.where(linkless, 1e18, np.inf)
+        ptr = np.arange(n + 1, dtype=np.int64)
+        return cls(
+            ptr, which.astype(np.int32), np.ones(n), np.ones(n), cap, np.zeros(n), np.zeros(n), columns
+        )
 
     def name(self, i: int) -> str:
         """A name for messages."""
@@ -296,6 +308,38 @@ class Program:
             stream_count=plain("stream_count"),
         )
         return whole, offset[:-1]
+
+    def with_end(self, label: str = "end") -> Program:
+        """The same program with one more operation, the last: a join that tells when all others are done."""
+        n = len(self)
+        leads_on = np.zeros(n, bool)
+        leads_on[self.dep] = True
+        queued = np.argsort(self.stream, kind="stable")
+        followed = (self.stream[queued[1:]] == self.stream[queued[:-1]]) & (self.stream[queued[1:]] >= 0)
+        leads_on[queued[:-1][followed]] = True
+        last = np.flatnonzero(~leads_on).astype(np.int32)
+        names = self.labels if label in self.labels else (*self.labels, label)
+
+        def plus(name: str, value: float) -> NDArray[Any]:
+            values = getattr(self, name)
+            return np.append(values, np.array([value]).astype(values.dtype))
+
+        return replace(
+            self,
+            kind=plus("kind", Kind.JOIN),
+            work=plus("work", 0.0),
+            dep_ptr=plus("dep_ptr", self.dep.size + last.size),
+            dep=np.concatenate((self.dep, last)),
+            label=plus("label", names.index(label)),
+            slow_count=plus("slow_count", 0),
+            notify=plus("notify", True),
+            labels=names,
+            stream=plus("stream", -1),
+            transfer=plus("transfer", -1),
+            micro_batch=plus("micro_batch", -1),
+            chunk=plus("chunk", -1),
+            slows=plus("slows", -1),
+        )
 
     def describe(self, i: int) -> str:
         """One operation in words, for messages."""

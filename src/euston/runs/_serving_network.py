@@ -72,4 +72,4 @@ def handovers(
     columns = replace(low.binding, coefficient=low.binding.coefficient / parts)
     column = np.full((total, total), -1, np.int64)
     column[: len(senders), len(senders) :] = low.column.reshape(len(senders), len(takers))
-    return Handovers(columns, low.capacity, column, slots=int(np.clip(requests, 64, 65536)))
+    return Handovers.alone(columns, low.capacity, column, slots=int(np.clip(requests, 64, 65536)))

@@ -140,7 +140,10 @@ class Serving:
         lines = clock.out[:n].tolist()
         return [
             Message(
-                time, self.network, Handover(int(r) * k.TICKETS + int(number), int(a), int(b), size, late)
+                time,
+                self.network,
+                Handover(int(r) * k.TICKETS + int(number), int(a), int(b), size, late),
+                self.name,
             )
             for time, r, a, b, size, number, late in lines
         ]

@@ -1,77 +1,91 @@
-"""Hand-overs on the fluid network: each is one flow, max-min fair with all others, from rank to rank."""
+"""Hand-overs on the fluid network: each is one transfer from rank to rank, max-min fair with all others.
+
+They are guests of an executor, so whatever else it runs (steps of training, say) shares the links with them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from euston.clock import Executor, ProgramBuilder, TransferTable
 from euston.clock.conductor import Message
 from euston.errors import ConfigError, SimulationError
 from euston.network.columns import Columns
-from euston.network.incremental import Incremental
 from euston.serving.engine import Arrived, Handover
 
 __all__ = ["Handovers"]
 
-# Flows that end closer together than this (relative) end at one moment: float dust.
-_DUST = 1e-12
-
 
 class Handovers:
-    """The component ``network`` beside `Serving`: exact rates after every start and end.
+    """The component ``network`` beside one or more `Serving`: exact rates after every start and end.
 
     Parameters
     ----------
-    columns : Columns
-        Usage vectors of the pairs of ranks that exchange KV.
-    capacity : float64[rows]
-        Bytes/s.
-    column : int[R, R]
-        Column of the pair (source, target); -1: they share memory, nothing has to travel.
-    slots : int
-        Most hand-overs at one time.
+    executor : Executor
+        With guests; its table has one transfer of one byte for every pair of ranks that exchange KV.
+    transfer : mapping of str to int[R, R]
+        By the name of a `Serving`, the transfer of each pair (source, target) of its ranks; -1: they share
+        memory, nothing has to travel.
+    parts : mapping of str to int, optional
+        Into how many equal transfers a `Serving` cuts a hand-over, one per accelerator; 1 unless said.
+    ended : callable, optional
+        Told (time, operation) of the executor's own operations that notify.
     """
 
     def __init__(
         self,
-        columns: Columns,
-        capacity: ArrayLike,
-        column: ArrayLike,
+        executor: Executor,
+        transfer: Mapping[str, ArrayLike],
         *,
-        slots: int = 4096,
+        parts: Mapping[str, int] | None = None,
+        ended: Callable[[float, int], None] | None = None,
         name: str = "network",
     ) -> None:
         self.name = name
-        self._column = np.asarray(column, np.int64)
-        square = self._column.ndim == 2 and self._column.shape[0] == self._column.shape[1]
-        if not square or self._column.max(initial=-1) >= len(columns):
-            raise ConfigError(f"column must be a square table of numbers below {len(columns)}, one per pair")
-        self._flows = Incremental(columns, capacity, slots)
-        self._left = np.full(slots, np.inf)
-        self._rate = np.zeros(slots)
+        self.executor = executor
+        self._transfer: dict[str, NDArray[np.int64]] = {}
+        most = len(executor.transfers)
+        for sender, given in transfer.items():
+            table = np.asarray(given, np.int64)
+            if table.ndim != 2 or table.shape[0] != table.shape[1] or table.max(initial=-1) >= most:
+                raise ConfigError(f"transfer must be a square table of numbers below {most}, one per pair")
+            self._transfer[sender] = table
+        self._parts = dict(parts or {})
+        self._ended = ended
         self._note: dict[int, tuple[str, Handover]] = {}
-        self._now, self._next = 0.0, np.inf
         self.bytes, self.count = 0.0, 0
 
+    @classmethod
+    def alone(
+        cls, columns: Columns, capacity: ArrayLike, column: ArrayLike, *, slots: int = 4096
+    ) -> Handovers:
+        """Hand-overs of the component ``serving`` with nothing beside them.
+
+        Parameters
+        ----------
+        columns : Columns
+            Usage vectors of the pairs of ranks.
+        capacity : float64[rows]
+            Bytes/s.
+        column : int[R, R]
+            Column of each pair (source, target), -1: nothing has to travel.
+        slots : int
+            Most hand-overs at one time.
+        """
+        executor = Executor(ProgramBuilder().build(), TransferTable.units(columns), capacity, guests=slots)
+        return cls(executor, {"serving": column})
+
+    @property
+    def under_way(self) -> int:
+        """Hand-overs that have not sent their last byte."""
+        return len(self._note)
+
     def next_time(self) -> float:
-        """When the next hand-over has sent its last byte, inf: none is under way."""
-        return self._next
-
-    def _until(self, time: float) -> None:
-        moving = self._rate > 0
-        self._left[moving] -= self._rate[moving] * (time - self._now)
-        self._now = time
-
-    def _ends(self) -> NDArray[np.float64]:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            wait = np.maximum(self._left, 0.0) / self._rate
-        return self._now + np.where(self._rate > 0, wait, np.inf)
-
-    def _renew(self) -> None:
-        self._rate = self._flows.rate
-        self._next = float(self._ends().min())
+        """When something happens on the network next, inf: nothing will."""
+        return self.executor.next_time()
 
     def advance(self, until: float, inbox: Sequence[Message] = ()) -> list[Message]:
         """Take new hand-overs, run up to ``until`` or right after the first that end.
@@ -79,35 +93,27 @@ class Handovers:
         Raises
         ------
         SimulationError
-            For a message that is no `Handover`.
+            For a message that is no `Handover`, or from nobody known.
         """
         out: list[Message] = []
-        begun: list[tuple[str, Handover]] = []
+        executor = self.executor
         for message in inbox:
-            said = message.payload
-            if not isinstance(said, Handover):
-                raise SimulationError(f"{self.name} does not understand {said!r}")
+            said, sender = message.payload, message.sender
+            if not isinstance(said, Handover) or sender not in self._transfer:
+                raise SimulationError(f"{self.name} does not understand {said!r} of {sender!r}")
             self.bytes += said.size
             self.count += 1
-            if self._column[said.source, said.target] < 0:
-                out.append(Message(message.time + said.latency, message.sender, Arrived(said.ticket)))
+            transfer = int(self._transfer[sender][said.source, said.target])
+            if transfer < 0:
+                out.append(Message(message.time + said.latency, sender, Arrived(said.ticket), self.name))
             else:
-                begun.append((message.sender, said))
-        if begun:
-            self._until(inbox[-1].time)
-            columns = [self._column[said.source, said.target] for _, said in begun]
-            for slot, entry in zip(self._flows.change(column=columns).tolist(), begun, strict=True):
-                self._left[slot] = entry[1].size
-                self._note[slot] = entry
-            self._renew()
-        while not out and self._next <= until and self._next < np.inf:
-            time = self._next
-            done = np.flatnonzero(self._ends() <= time + _DUST * (time - self._now))
-            self._until(time)
-            for slot in done.tolist():
-                sender, said = self._note.pop(slot)
-                out.append(Message(time + said.latency, sender, Arrived(said.ticket)))
-            self._left[done] = np.inf
-            self._flows.change(close=done)
-            self._renew()
+                op = executor.post(message.time, transfer, said.size / self._parts.get(sender, 1))
+                self._note[op] = sender, said
+        while not out and executor.next_time() <= until and executor.next_time() < np.inf:
+            for time, op in executor.run(until):
+                if op in self._note:
+                    sender, said = self._note.pop(op)
+                    out.append(Message(time + said.latency, sender, Arrived(said.ticket), self.name))
+                elif self._ended is not None:
+                    self._ended(time, op)
         return out

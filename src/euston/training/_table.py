@@ -20,8 +20,8 @@ from euston.training.wiring import JobWiring, Wiring
 
 __all__ = ["KINDS", "join_tables", "transfer_table"]
 
-KINDS = ("tensor", "context", "expert", "pipeline", "data")
-"""Kinds of transfers that an allocation policy is told of."""
+KINDS = ("tensor", "context", "expert", "pipeline", "data", "kv")
+"""Kinds of transfers that an allocation policy is told of; ``kv`` is what services beside the jobs send."""
 
 _KIND_OF = {"forward": "pipeline", "backward": "pipeline", "tied": "data"}
 

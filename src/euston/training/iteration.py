@@ -8,12 +8,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from euston.clock import CapacityEvent, Execution, QueueTable, SpeedEvent, TransferTable, execute
-from euston.clock.program import Program
+from euston.clock import (
+    CapacityEvent,
+    Execution,
+    Program,
+    QueueTable,
+    SpeedEvent,
+    TransferTable,
+    execute,
+)  # fmt: skip
 from euston.cluster import Placement, Site
 from euston.devices import GPU
 from euston.errors import ConfigError, SimulationError
-from euston.network import Lowered
+from euston.network import Lowered, Transfers
 from euston.network.allocation import Allocator, assign
 from euston.training._table import KINDS, join_tables, transfer_table
 from euston.training.conditions import Conditions, LinkFault
@@ -24,7 +31,10 @@ from euston.training.stages import Stages
 from euston.training.wiring import JobWiring, Wiring, wire
 from euston.training.write import Template, write_iteration
 
-__all__ = ["Iteration", "JobRun", "compute_streams", "run_iteration", "stage_starts"]
+__all__ = [
+    "Composed", "Iteration", "JobRun", "collect", "compose", "compute_streams", "run_iteration",
+    "stage_starts",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,123 @@ class Iteration:
     rounds: int
 
 
+@dataclass(frozen=True)
+class Composed:
+    """The jobs' programs side by side with everything that an executor needs.
+
+    Attributes
+    ----------
+    program, table, events, speed
+        What ``clock.Executor`` takes.
+    parts : tuple of (Stages, Costs, Template, int64[classes, N])
+        Of each job; the last says where its operations are in ``program``.
+    first : int64[jobs + 1]
+        First operation of every job; then one behind the last.
+    first_guest : int
+        Number of the first guest's transfer in ``table``.
+    """
+
+    jobs: tuple[TrainingJob, ...]
+    wiring: Wiring
+    conditions: Conditions
+    program: Program
+    table: TransferTable
+    events: tuple[CapacityEvent | SpeedEvent, ...]
+    speed: NDArray[np.float64]
+    parts: tuple[tuple[Stages, Costs, Template, NDArray[np.int64]], ...]
+    first: NDArray[np.int64]
+    first_guest: int
+
+    def step_time(self, number: int, start: NDArray[np.float64], end: NDArray[np.float64]) -> float:
+        """Seconds of a step of job ``number``, by start and end of every operation since it began."""
+        _, _, template, index = self.parts[number]
+        return _step_time(start, end, template, index)
+
+
+def compose(
+    jobs: Sequence[tuple[TrainingJob, Placement]],
+    site: Site,
+    devices: Sequence[GPU],
+    conditions: Conditions | None = None,
+    *,
+    wiring: Wiring | None = None,
+    guests: Sequence[tuple[str, Transfers]] = (),
+    ends: bool = False,
+) -> Composed:
+    """Write one optimiser step of every job on one site; see ``run_iteration``.
+
+    Parameters
+    ----------
+    guests : sequence of (str, Transfers)
+        What others, by name, send beside the jobs: coupled transfers, of one byte per repeat in the table.
+    ends : bool
+        Close every job's program with an operation that tells when it is over.
+    """
+    c = conditions or Conditions()
+    traits = [_traits(job) for job, _ in jobs]
+    everyone = [*(job.name for job, _ in jobs), *(name for name, _ in guests)]
+    allocator = _allocator(c, site, everyone)
+    if wiring is None:
+        plan = allocator.plan if allocator else None
+        beside = Transfers.concatenate([sent for _, sent in guests]) if guests else None
+        wiring = wire([(job.parallel, placement) for job, placement in jobs], site, c, traits, plan, beside)
+    elif not wiring.fits([job.parallel for job, _ in jobs], traits):
+        raise ConfigError("`wiring`: was made for jobs of another layout; make a new one")
+    events: list[CapacityEvent | SpeedEvent] = [*wiring.events]
+    tables: list[TransferTable] = []
+    kinds: list[NDArray[np.int64]] = []
+    programs: list[Program] = []
+    parts: list[tuple[Stages, Costs, Template, NDArray[np.int64]]] = []
+    speed: list[NDArray[np.float64]] = [np.zeros(0)]
+    transfers = streams = 0
+    for (job, _), device, mine in zip(jobs, devices, wiring.jobs, strict=True):
+        stages = job.place()
+        cost = costs(job, stages, device, speed_spread=0.0 if c.jitter else c.speed_spread)
+        template = write_iteration(job, stages, cost)
+        table, transfer_of, kind = transfer_table(job, cost, template.pieces, wiring, mine)
+        kinds.append(kind)
+        program, index = template.program.replicate(
+            mine.representative.size,
+            shared=template.shared,
+            shared_stream=template.shared_stream,
+            transfer_of=transfer_of + np.int32(transfers),
+            count=mine.count,
+            prefix=tuple(f"{job.name} replica {r} " for r in mine.representative),
+        )
+        of_job, changes = _speeds(c, site, mine, program, compute_streams(program, template, index))
+        speed.append(of_job)
+        events += [SpeedEvent(e.time, e.stream + streams, e.speed) for e in changes]
+        transfers += len(table)
+        streams += len(program.streams)
+        tables.append(table)
+        programs.append(program.with_end() if ends else program)
+        parts.append((stages, cost, template, index))
+    first = np.cumsum([0, *map(len, programs)])
+    program = Program.concatenate(programs)[0] if len(programs) > 1 else programs[0]
+    del programs
+    if guests:
+        tables.append(TransferTable.units(wiring.columns, wiring.guests))
+        kinds += [np.full(len(sent), KINDS.index("kv")) for _, sent in guests]
+    table = join_tables(tables) if len(tables) > 1 else tables[0]
+    if allocator is not None:
+        table = _queued(table, allocator, wiring, everyone, kinds)
+    for part, begin in zip(parts, first, strict=False):
+        if begin:
+            part[3][...] += begin
+    return Composed(
+        tuple(job for job, _ in jobs),
+        wiring,
+        c,
+        program,
+        table,
+        tuple(events),
+        np.concatenate(speed),
+        tuple(parts),
+        first,
+        transfers,
+    )
+
+
 def run_iteration(
     jobs: Sequence[tuple[TrainingJob, Placement]],
     site: Site,
@@ -93,76 +220,39 @@ def run_iteration(
     ConfigError
         When a link fails that only a change of routes in the middle of the step could save.
     """
-    c = conditions or Conditions()
-    traits = [_traits(job) for job, _ in jobs]
-    allocator = _allocator(c, site, [job.name for job, _ in jobs])
-    if wiring is None:
-        plan = allocator.plan if allocator else None
-        wiring = wire([(job.parallel, placement) for job, placement in jobs], site, c, traits, plan)
-    elif not wiring.fits([job.parallel for job, _ in jobs], traits):
-        raise ConfigError("`wiring`: was made for jobs of another layout; make a new one")
-    events: list[CapacityEvent | SpeedEvent] = [*wiring.events]
-    tables: list[TransferTable] = []
-    kinds: list[NDArray[np.int64]] = []
-    programs: list[Program] = []
-    runs: list[tuple[Stages, Costs, Template, NDArray[np.int64]]] = []
-    speed: list[NDArray[np.float64]] = []
-    transfers = streams = 0
-    for (job, _), device, mine in zip(jobs, devices, wiring.jobs, strict=True):
-        stages = job.place()
-        cost = costs(job, stages, device, speed_spread=0.0 if c.jitter else c.speed_spread)
-        template = write_iteration(job, stages, cost)
-        table, transfer_of, kind = transfer_table(job, cost, template.pieces, wiring, mine)
-        kinds.append(kind)
-        program, index = template.program.replicate(
-            mine.representative.size,
-            shared=template.shared,
-            shared_stream=template.shared_stream,
-            transfer_of=transfer_of + np.int32(transfers),
-            count=mine.count,
-            prefix=tuple(f"{job.name} replica {r} " for r in mine.representative),
-        )
-        of_job, changes = _speeds(c, site, mine, program, compute_streams(program, template, index))
-        speed.append(of_job)
-        events += [SpeedEvent(e.time, e.stream + streams, e.speed) for e in changes]
-        transfers += len(table)
-        streams += len(program.streams)
-        tables.append(table)
-        programs.append(program)
-        runs.append((stages, cost, template, index))
-    program, first = (
-        Program.concatenate(programs) if len(programs) > 1 else (programs[0], np.zeros(1, np.int64))
-    )
-    del programs
-    table = join_tables(tables) if len(tables) > 1 else tables[0]
-    if allocator is not None:
-        table = _queued(table, allocator, wiring, [job.name for job, _ in jobs], kinds)
+    made = compose(jobs, site, devices, conditions, wiring=wiring)
+    wiring = made.wiring
     try:
-        run = execute(program, table, wiring.capacity, events=events, speed=np.concatenate(speed))
+        run = execute(made.program, made.table, wiring.capacity, events=made.events, speed=made.speed)
     except SimulationError:
         _refuse(wiring.failing, site)
         raise
     _refuse([fault for fault in wiring.failing if fault.at < run.makespan], site)
+    return collect(made, run)
+
+
+def collect(made: Composed, run: Execution) -> Iteration:
+    """An executed step of all jobs, with each one's part."""
     done = []
-    for j, (stages, cost, template, index) in enumerate(runs):
-        mine = wiring.jobs[j]
-        if first[j]:
-            index += first[j]
-        step = _step_time(run, template, index)
-        done.append(JobRun(jobs[j][0], stages, cost, template, index, mine.count, mine.representative, step))
-    low = wiring.lowered
-    row_bytes = low.columns.load(_column_bytes(program, table, wiring.column_of))
+    for j, (stages, cost, template, index) in enumerate(made.parts):
+        mine = made.wiring.jobs[j]
+        step = made.step_time(j, run.start, run.end)
+        done.append(
+            JobRun(made.jobs[j], stages, cost, template, index, mine.count, mine.representative, step)
+        )
+    low = made.wiring.lowered
+    row_bytes = low.columns.load(_column_bytes(made.program, made.table, made.wiring.column_of))
     return Iteration(
         run,
         tuple(done),
-        wiring,
+        made.wiring,
         low,
-        table,
+        made.table,
         row_bytes,
-        c,
+        made.conditions,
         len(low.columns),
-        len(wiring.columns),
-        wiring.rounds,
+        len(made.wiring.columns),
+        made.wiring.rounds,
     )
 
 
@@ -211,7 +301,9 @@ def _traits(job: TrainingJob) -> Traits:
     )
 
 
-def stage_starts(run: Execution, template: Template, index: NDArray[np.int64]) -> NDArray[np.float64]:
+def stage_starts(
+    start: NDArray[np.float64], template: Template, index: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """When each stage of each class begins its step, float64[classes, stages]: at 0 unless steps roll."""
     stages = len(template.compute_stream)
     out = np.zeros((index.shape[0], stages))
@@ -219,22 +311,24 @@ def stage_starts(run: Execution, template: Template, index: NDArray[np.int64]) -
         out[:] = np.inf
         for s in range(stages):
             mine = template.program.stream == template.compute_stream[s]
-            out[:, s] = run.start[index[:, mine]].min(axis=1)
+            out[:, s] = start[index[:, mine]].min(axis=1)
     return out
 
 
-def _step_time(run: Execution, template: Template, index: NDArray[np.int64]) -> float:
+def _step_time(
+    start: NDArray[np.float64], end: NDArray[np.float64], template: Template, index: NDArray[np.int64]
+) -> float:
     """Seconds from one step to the next.
 
     Where stages roll on one after the other, every stage may begin its next step as soon as its own is over:
     the longest of them sets the period.
     """
     if not template.rolling:
-        return float(run.end[index].max())
-    start = stage_starts(run, template, index)
+        return float(end[index].max())
+    begin = stage_starts(start, template, index)
     return max(
-        float((run.end[index[:, template.stage == s]].max(axis=1) - start[:, s]).max())
-        for s in range(start.shape[1])
+        float((end[index[:, template.stage == s]].max(axis=1) - begin[:, s]).max())
+        for s in range(begin.shape[1])
     )
 
 

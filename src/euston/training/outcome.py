@@ -62,7 +62,7 @@ def _account(iteration: Iteration, number: int, site: Site) -> _Account:
     step = part.step_time
     streams = compute_streams(run.program, part.template, part.index)
     classes, stages = streams.shape
-    begin = stage_starts(run, part.template, part.index)
+    begin = stage_starts(run.start, part.template, part.index)
     seconds = attribute(run, streams.ravel(), step, begin.ravel()).reshape(classes, stages, len(CATEGORIES))
     weight = part.replicas / part.replicas.sum()
     by_stage = np.einsum("k,ksc->sc", weight, seconds)

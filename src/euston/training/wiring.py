@@ -7,7 +7,7 @@ its placement.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,8 @@ class Wiring:
         Weights of the queues of every row, where an allocation policy asks for queues.
     rounds : int
         Rounds of colour refinement, 0 without folding.
+    guests : int32[G]
+        Column of ``columns`` of every guest's transfer.
     """
 
     jobs: tuple[JobWiring, ...]
@@ -86,6 +88,7 @@ class Wiring:
     failing: tuple[LinkFault, ...]
     rounds: int
     queue_weights: NDArray[np.float64] | None = None
+    guests: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
 
     def fits(self, layouts: Sequence[Parallel], traits: Sequence[Traits]) -> bool:
         """Whether it serves jobs of these layouts (on the same placements): equal but for virtual stages."""
@@ -104,6 +107,7 @@ def wire(
     conditions: Conditions,
     traits: Sequence[Traits] | None = None,
     plan: QueuePlan | None = None,
+    guests: Transfers | None = None,
 ) -> Wiring:
     """Lower and fold the routes of jobs that share a site.
 
@@ -113,6 +117,8 @@ def wire(
         What else the routes of each job depend on.
     plan : QueuePlan, optional
         Queues of the links.
+    guests : Transfers, optional
+        Coupled transfers that others send on the same fabric while the jobs run; none folds into another.
 
     Raises
     ------
@@ -132,8 +138,12 @@ def wire(
     changing = c.changing(fabric)
     if plan is not None:
         changing |= plan.split(fabric)
+    every = [r.transfers for r in found]
+    if guests is not None:
+        apart = sum(r.roles for r in found) + np.arange(len(guests))
+        every.append(replace(guests, role=apart, owner=np.full(len(guests), -1, np.int32)))
     low = lower(
-        Transfers.concatenate([r.transfers for r in found]),
+        Transfers.concatenate(every),
         fabric,
         c.balancing,
         capacity=c.capacity(fabric, 0.0) if c.links or hasattr(c.balancing, "delivered") else None,
@@ -174,7 +184,7 @@ def wire(
         implied = columns.implied_rows(capacity)
         implied[[e.row for e in events]] = False
         columns = columns.without_rows(implied)
-    first_transfer = np.cumsum([0] + [len(r.transfers) for r in found])
+    first_transfer = np.cumsum([0, *map(len, every)])
     first_owner = np.cumsum([0] + [r.grid.replicas for r in found])
     return Wiring(
         jobs=tuple(
@@ -195,6 +205,7 @@ def wire(
         failing=_failing(c, fabric, low),
         rounds=folding.rounds if folding else 0,
         queue_weights=weights,
+        guests=column_of[first_transfer[len(found)] :],
     )
 
 
