@@ -7,9 +7,14 @@ matters here.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from _harness import Outcome, case, main
+from euston.clock import Conductor
+from euston.runs import serving as services
+from euston.scenario import Scenario
 from euston.serving import (
     Deployment,
     Engine,
@@ -17,6 +22,7 @@ from euston.serving import (
     Rate,
     Requests,
     Router,
+    Serving,
     ServingResult,
     StepTime,
     Transport,
@@ -28,6 +34,20 @@ STEP = StepTime(
     tokens=dense([0, 1, 256, 2048], [0.0, 0.006, 0.009, 0.055]), prefill=Rate.flat(1e-10),
     decode=Rate.flat(2e-8), cpu_fixed=1e-3, cpu_sequence=1e-5,
 )  # fmt: skip
+
+PD = {
+    "version": 1, "name": "pd", "run": {"network": "fluid"},
+    "sites": [
+        {"name": "here", "accelerator": "h100-sxm", "hosts": 2048, "fabric": {"preset": "generic-400g-rail"}}
+    ],
+    "jobs": [
+        {
+            "name": "chat", "kind": "serving", "model": "llama3.1-8b",
+            "pools": [{"role": role, "replicas": 512, "tensor": 8} for role in ("prefill", "decode")],
+            "workload": {"generator": "independent", "requests": 1, "rate": 1, "settings": {"prompt": 1, "answer": 1}},
+        }
+    ],
+}  # fmt: skip
 
 
 def requests(n: int, rate: float, *, shared: bool = False) -> Requests:
@@ -85,6 +105,23 @@ def disaggregated() -> Outcome:
 @case("1,000,000 requests on 1,024 replicas", repeat=1, long=True)
 def fleet() -> Outcome:
     return outcome(serve(requests(1_000_000, 4096.0), Deployment((pool(1024),))))
+
+
+@case(
+    "1,000,000 requests, 512 prefill and 512 decode replicas of 8, hand-overs on 16,384 endpoints",
+    repeat=1,
+    long=True,
+)
+def disaggregated_fleet() -> Outcome:
+    """From the scenario on: paths of all pairs, the engine, and every hand-over on the fluid network."""
+    service = services.service(Scenario.model_validate(PD), 0)
+    service = replace(service, requests=requests(1_000_000, 4096.0))
+    network = service.network()
+    engine = Serving(service.requests, service.deployment)
+    conductor = Conductor([engine, network])
+    conductor.run()
+    result = outcome(engine.result())
+    return Outcome({**result.work, "alternations": float(conductor.alternations)}, result.check)
 
 
 if __name__ == "__main__":

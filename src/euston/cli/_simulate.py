@@ -134,6 +134,7 @@ _TABLES = {
     "federated": ("sites", "topologies"),
     "serving": ("latency", "pools"),
     "post_training": ("pools", "staleness", "split"),
+    "shared": ("contention",),
 }
 """Tables printed whole after the headline numbers, by kind of result."""
 
@@ -149,7 +150,7 @@ def _summary(result: Result) -> None:
         out.print(clean(str(title)), style="bold")
     published = {row["quantity"]: row for row in _rows(result, "reference")}
     names = [name for name in _HEADLINES if name in result.scalars]
-    if not names or result.kind == "post_training":
+    if not names or result.kind in ("post_training", "shared"):
         names = list(result.scalars)
     if "latency" in result.tables:  # printed whole
         metrics = set(result.tables["latency"]["metric"])

@@ -286,6 +286,11 @@ class Executor:
         """Whether every operation has ended."""
         return int(self._state.i[k.I_DONE]) == len(self.program)
 
+    @property
+    def when(self) -> NDArray[np.float64]:
+        """Start and end of every operation so far, float64[2, N] (nan: not yet); changes as it runs."""
+        return self._state.when
+
     def next_time(self) -> float:
         """When something happens next, inf if nothing will."""
         return self._next

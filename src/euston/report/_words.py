@@ -124,6 +124,12 @@ HEADLINES = {
     "slo_attainment": ("Requests that kept the SLO", "share"),
     "slo_goodput": ("Goodput under the SLO", "1/s"),
     "replicas_mean": ("Replicas, mean", ""),
+    "step_time_alone": ("Step time without services", "s"),
+    "step_slowdown": ("Step longer by", "error"),
+    "steps": ("Steps of training", ""),
+    "handover_mean": ("Hand-over of KV, mean", "s"),
+    "handover_mean_alone": ("Hand-over without training", "s"),
+    "handover_slowdown": ("Hand-over longer by", "error"),
     **{
         f"{metric}_{column}": (f"{metric.upper()}, {word}", "s")
         for metric in ("ttft", "itl", "tpot", "e2e")
@@ -149,6 +155,7 @@ SECONDS = {
     "seconds", "compute", "tensor", "pipeline", "data", "context", "expert", "bubble", "optimizer",
     "recompute",
     "step_time", "time", "overhead", "other", "start", "end", "completion", "ideal", "fluid", "packet",
+    "alone", "together",
 }  # fmt: skip
 BYTES = {
     "parameters", "gradients", "activations", "temporary", "peak", "bytes", "memory_peak", "flow_bytes",

@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 
 from euston.errors import MissingExtra
 from euston.report import _sections as sections
-from euston.report import campaign, federated, figures, network, plan, post_training, serving
+from euston.report import campaign, federated, figures, network, plan, post_training, serving, shared_site
 from euston.report._words import CERTAINTY, cell, colours, column_unit, percent
 from euston.report.timeline import timeline
 from euston.result import Result
@@ -84,6 +84,17 @@ _CHARTS: dict[str, Callable[[Sequence[dict[str, Any]]], figures.Figure]] = {
     "sweep": figures.sweep,
 }
 
+_STUDIES: dict[str, Callable[[Result], list[network.Section]]] = {
+    **dict.fromkeys(network.KINDS, network.sections),
+    **dict.fromkeys(serving.KINDS, serving.sections),
+    campaign.KIND: campaign.sections,
+    federated.KIND: federated.sections,
+    plan.KIND: plan.sections,
+    post_training.KIND: post_training.sections,
+    shared_site.KIND: shared_site.sections,
+}
+"""Charts of a kind of result besides those of its tables."""
+
 
 def render(result: Result) -> bytes:
     """The page's bytes, UTF-8."""
@@ -92,17 +103,8 @@ def render(result: Result) -> bytes:
         short_first = [(name, network.worst_first(name, table)) for name, table in short_first]
     rows = {name: table.head(ROWS).to_dicts() for name, table in short_first if table.height}
     charts: dict[str, figures.Figure] = {}
-    studied = network.sections(result) if result.kind in network.KINDS else []
-    if result.kind == campaign.KIND:
-        studied = campaign.sections(result)
-    if result.kind == federated.KIND:
-        studied = federated.sections(result)
-    if result.kind == plan.KIND:
-        studied = plan.sections(result)
-    if result.kind in serving.KINDS:
-        studied = serving.sections(result)
-    if result.kind == post_training.KIND:
-        studied = post_training.sections(result)
+    study = _STUDIES.get(result.kind)
+    studied = study(result) if study is not None else []
     charts |= {section.name: section.figure for section in studied}
     if "breakdown" in rows:
         charts["breakdown"] = figures.waterfall(rows["breakdown"], result.scalars.get("step_time"))
@@ -131,6 +133,7 @@ def render(result: Result) -> bytes:
             *campaign.DRAWN,
             *plan.DRAWN,
             *serving.DRAWN,
+            *shared_site.DRAWN,
         ),
         limits={"flows": 30, "queues": 20},
         charts={name: charts[name]["layout"]["height"] for name in charts},

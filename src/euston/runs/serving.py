@@ -28,7 +28,7 @@ from euston.serving import Autoscaler, Deployment, Replica, Requests, Scaling, S
 from euston.serving.metrics import Slo, latencies, load_over_time, per_request, scalars
 from euston.serving.network import Handovers
 
-__all__ = ["PreparedServing", "Service", "numbers", "prepare", "run", "service", "simulate"]
+__all__ = ["PreparedServing", "Service", "components", "numbers", "prepare", "run", "service", "simulate"]
 
 UNITS = {
     "makespan": "s", "requests_per_second": "1/s", "output_tokens_per_second": "1/s", "slo_goodput": "1/s",
@@ -161,19 +161,7 @@ def simulate(one: Service, *, seed: int = 0, until: float = math.inf) -> Serving
 
 def _simulate(one: Service, seed: int, until: float) -> tuple[ServingResult, dict[int, Autoscaler]]:
     """The result, and the autoscalers by pool of the section."""
-    begin = _first_ranks(one)
-    scaled = {
-        number: (_ranks(one, number, begin), _scaling(pool))
-        for number, pool in enumerate(one.section.pools)
-        if pool.autoscale is not None
-    }
-    down = [int(r[0]) for ranks, scaling in scaled.values() for r in ranks[scaling.first :]]
-    engine = Serving(one.requests, one.deployment, seed=seed, record_tokens=one.section.per_token, down=down)
-    scalers = {
-        number: Autoscaler(engine, ranks, scaling, name=f"autoscaler {number}")
-        for number, (ranks, scaling) in scaled.items()
-    }
-    engine.advance(0.0, [Message(time, engine.name, change) for time, change in _failures(one)])
+    engine, scalers = components(one, seed)
     beside: list[Component] = [*scalers.values()]
     if one.deployment.transport.network == "fluid":
         beside.insert(0, one.network())
@@ -182,6 +170,26 @@ def _simulate(one: Service, seed: int, until: float) -> tuple[ServingResult, dic
     while engine.next_time() <= until and engine.next_time() < math.inf:
         engine.advance(until)
     return engine.result(), scalers
+
+
+def components(one: Service, seed: int, name: str = "serving") -> tuple[Serving, dict[int, Autoscaler]]:
+    """A service on the clock: the engine with its failures, and the autoscalers by pool of the section."""
+    begin = _first_ranks(one)
+    scaled = {
+        number: (_ranks(one, number, begin), _scaling(pool))
+        for number, pool in enumerate(one.section.pools)
+        if pool.autoscale is not None
+    }
+    down = [int(r[0]) for ranks, scaling in scaled.values() for r in ranks[scaling.first :]]
+    engine = Serving(
+        one.requests, one.deployment, seed=seed, record_tokens=one.section.per_token, name=name, down=down
+    )
+    scalers = {
+        number: Autoscaler(engine, ranks, scaling, name=f"{name} autoscaler {number}")
+        for number, (ranks, scaling) in scaled.items()
+    }
+    engine.advance(0.0, [Message(time, engine.name, change) for time, change in _failures(one)])
+    return engine, scalers
 
 
 def _scaling(pool: PoolSection) -> Scaling:

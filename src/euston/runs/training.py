@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import polars as pl
 from euston.assemble import conditions, device, other_accelerators, site
 from euston.catalog import Accelerator
 from euston.cluster import Placement, Site, place
+from euston.devices import GPU
 from euston.errors import ConfigError, at
 from euston.result import Result
 from euston.scenario import Scenario, build
@@ -31,24 +32,33 @@ from euston.training import (
     run_iteration,
 )
 
-__all__ = ["Prepared", "iterate", "prepare", "run"]
+__all__ = ["Prepared", "add_facts", "iterate", "prepare", "run"]
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run needs; nothing in it can be wrong any more."""
+    """What a run needs; nothing in it can be wrong any more.
+
+    ``numbers``: of the jobs in the scenario.
+    """
 
     scenario: Scenario
     site: Site
     section: SiteSection
     jobs: tuple[tuple[TrainingJob, Placement], ...]
     conditions: Conditions
+    numbers: tuple[int, ...]
+
+    @property
+    def devices(self) -> list[GPU]:
+        """What prices the operators of each job."""
+        return [device(self.site.accelerator, job) for job, _ in self.jobs]
 
 
 def prepare(s: Scenario) -> Prepared:
-    """Build and check everything that a run of ``s`` needs.
+    """Build and check everything that a run of the training jobs of ``s`` needs.
 
     Raises
     ------
@@ -61,7 +71,8 @@ def prepare(s: Scenario) -> Prepared:
     here = site(s, home, f"sites[{s.sites.index(home)}]")
     others = other_accelerators(home)
     jobs = []
-    for i in range(len(s.jobs)):
+    numbers = [i for i, job in enumerate(s.jobs) if job.kind == "training"]
+    for i in numbers:
         job = build.training_job(s, i)
         job.check(where=f"jobs[{i}]")
         placement = place(job.parallel, here, hosts=s.hosts_of(i), where=f"jobs[{i}].placement")
@@ -71,16 +82,17 @@ def prepare(s: Scenario) -> Prepared:
         jobs.append((job, placement))
     around = conditions(s, here)
     if others:
-        around = replace(around, host_speed=_host_speeds(s, here, others, [job for job, _ in jobs]))
-    return Prepared(s, here, home, tuple(jobs), around)
+        mine = {i: job for i, (job, _) in zip(numbers, jobs, strict=True)}
+        around = replace(around, host_speed=_host_speeds(s, here, others, mine))
+    return Prepared(s, here, home, tuple(jobs), around, tuple(numbers))
 
 
 def _host_speeds(
-    s: Scenario, here: Site, others: Mapping[int, Accelerator], jobs: Sequence[TrainingJob]
+    s: Scenario, here: Site, others: Mapping[int, Accelerator], jobs: Mapping[int, TrainingJob]
 ) -> tuple[float, ...]:
     """Speed of every host next to the site's accelerator, by the passes of the job that runs there."""
     speeds = np.ones(here.hosts)
-    for i, job in enumerate(jobs):
+    for i, job in jobs.items():
         mine = {host: device(others[host], job) for host in s.hosts_of(i) if host in others}
         found = host_speeds(job, here, device(here.accelerator, job), mine)
         speeds[list(mine)] = found[list(mine)]
@@ -136,14 +148,14 @@ def run(s: Scenario, tell: Progress) -> Result:
     ready = prepare(s)
     if s.run.compute == "analytic":
         result = _analytic(ready)
-        _add_facts(result, ready)
+        add_facts(result, ready)
         _add_money(result, ready)
         _add_references(result, ready)
         return result
     tell(f"executing {', '.join(job.name for job, _ in ready.jobs)}")
     iteration = _iteration(ready, None)
     result = job_result(iteration, 0, ready.site)
-    _add_facts(result, ready)
+    add_facts(result, ready)
     _add_money(result, ready)
     _add_tables(result, iteration, ready)
     spread = [*_alternatives(ready, result, iteration.wiring, tell)]
@@ -164,14 +176,14 @@ def iterate(ready: Prepared) -> Iteration:
 
 
 def _iteration(ready: Prepared, wiring: Wiring | None) -> Iteration:
-    devices = [device(ready.site.accelerator, job) for job, _ in ready.jobs]
-    return run_iteration(ready.jobs, ready.site, devices, ready.conditions, wiring=wiring)
+    return run_iteration(ready.jobs, ready.site, ready.devices, ready.conditions, wiring=wiring)
 
 
-def _add_facts(result: Result, ready: Prepared) -> None:
+def add_facts(result: Result, ready: Prepared) -> None:
     """What a saved result must remember about where it came from."""
     s, site = ready.scenario, ready.site
-    section = s.training(0)
+    number = ready.numbers[0]
+    section = s.training(number)
     result.meta |= {
         "scenario": s.model_dump(mode="json", by_alias=True, exclude_none=True),
         "name": s.name,
@@ -188,7 +200,7 @@ def _add_facts(result: Result, ready: Prepared) -> None:
     }
     stated = [
         {
-            "where": f"jobs[0].{a.field}",
+            "where": f"jobs[{number}].{a.field}",
             "value": str(_lookup(section, a.field)),
             "why": a.why,
             "source": "the scenario file",
@@ -245,7 +257,7 @@ def _add_references(result: Result, ready: Prepared) -> None:
             "error": result.scalars[r.quantity] / float(r.value) - 1,
             "source": r.source,
         }
-        for r in ready.scenario.training(0).reference
+        for r in ready.scenario.training(ready.numbers[0]).reference
         if r.quantity in result.scalars
     ]
     if rows:

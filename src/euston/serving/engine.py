@@ -113,6 +113,12 @@ class Serving:
         """Seconds of simulated time reached."""
         return float(self._state.clock.now[k.Q_NOW])
 
+    @property
+    def left(self) -> int:
+        """Requests that have neither ended nor been refused."""
+        i = self._state.clock.i
+        return len(self.requests) - int(i[k.I_DONE]) - int(i[k.I_REFUSED])
+
     def advance(self, until: float, inbox: Sequence[Message] = ()) -> list[Message]:
         """Run up to ``until``, or right after the first event that writes hand-overs to the network.
 

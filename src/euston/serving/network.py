@@ -33,6 +33,13 @@ class Handovers:
         Into how many equal transfers a `Serving` cuts a hand-over, one per accelerator; 1 unless said.
     ended : callable, optional
         Told (time, operation) of the executor's own operations that notify.
+
+    Attributes
+    ----------
+    bytes, count
+        Handed over so far.
+    seconds : dict of str to list of float
+        By sender, from the start of each hand-over that has ended to its last byte.
     """
 
     def __init__(
@@ -55,7 +62,8 @@ class Handovers:
             self._transfer[sender] = table
         self._parts = dict(parts or {})
         self._ended = ended
-        self._note: dict[int, tuple[str, Handover]] = {}
+        self._note: dict[int, tuple[str, Handover, float]] = {}
+        self.seconds: dict[str, list[float]] = {sender: [] for sender in self._transfer}
         self.bytes, self.count = 0.0, 0
 
     @classmethod
@@ -108,11 +116,12 @@ class Handovers:
                 out.append(Message(message.time + said.latency, sender, Arrived(said.ticket), self.name))
             else:
                 op = executor.post(message.time, transfer, said.size / self._parts.get(sender, 1))
-                self._note[op] = sender, said
+                self._note[op] = sender, said, message.time
         while not out and executor.next_time() <= until and executor.next_time() < np.inf:
             for time, op in executor.run(until):
                 if op in self._note:
-                    sender, said = self._note.pop(op)
+                    sender, said, begun = self._note.pop(op)
+                    self.seconds[sender].append(time - begun)
                     out.append(Message(time + said.latency, sender, Arrived(said.ticket), self.name))
                 elif self._ended is not None:
                     self._ended(time, op)

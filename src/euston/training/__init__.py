@@ -3,7 +3,7 @@
 from .analytic import analyse
 from .analytic_result import analytic_result
 from .conditions import Conditions, HostFault, LinkFault
-from .iteration import Iteration, JobRun, run_iteration
+from .iteration import Composed, Iteration, JobRun, collect, compose, run_iteration
 from .job import SoftwareProfile, TrainingJob, software
 from .memory import Fit, fits, memory, require_fit
 from .mixed import host_speeds, relative_speed
@@ -13,6 +13,9 @@ from .stages import Stages, place
 from .wiring import Wiring, wire
 
 __all__ = [
+    "Composed",
+    "collect",
+    "compose",
     "Conditions",
     "analyse",
     "analytic_result",
