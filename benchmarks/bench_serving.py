@@ -44,7 +44,9 @@ PD = {
         {
             "name": "chat", "kind": "serving", "model": "llama3.1-8b",
             "pools": [{"role": role, "replicas": 512, "tensor": 8} for role in ("prefill", "decode")],
-            "workload": {"generator": "independent", "requests": 1, "rate": 1, "settings": {"prompt": 1, "answer": 1}},
+            "workload": {
+                "generator": "independent", "requests": 1, "rate": 1, "settings": {"prompt": 1, "answer": 1},
+            },
         }
     ],
 }  # fmt: skip

@@ -1,8 +1,8 @@
 """Real vLLM runs and deployments: bars of packaged runs, user folders, errors with places, the calibration.
 
 Oracles: every request of the published runs; a user's copy of a run under another name, which must give the
-same figures; coefficients that made synthetic lines and must come back; the published rates of DeepSeek's
-service.
+same figures; coefficients that made synthetic lines and must come back; the serving engine itself in a closed
+loop; the published rates of DeepSeek's service.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import pytest
 
 from euston import studies
 from euston.errors import ConfigError
+from euston.serving import Deployment, Engine, Pool, Requests, StepTime, dense, serve
+from euston.serving.workloads import closed_loop
 from euston.studies import serving_vllm
 from euston.studies._calibration import ENGINES, PLAIN, fit, predict
 from euston.studies._models import find_model
@@ -142,12 +144,13 @@ def test_the_calibration_finds_what_made_the_lines() -> None:
         [
             rng.uniform(2e-3, 2e-2, n), rng.uniform(0, 1e-2, n), rng.uniform(1e-4, 1e-2, n),
             rng.integers(20, 100, n), 2.0 ** rng.integers(0, 9, n), rng.uniform(0.01, 1, n),
+            rng.uniform(0.01, 1, n),
             2.0 ** rng.integers(0, 9, n), np.zeros(n), 2.0 ** rng.integers(0, 9, n),
             rng.integers(128, 8192, n),
             rng.integers(0, 2, n), rng.integers(0, len(ENGINES), n),
         ]
     ).astype(np.float64)  # fmt: skip
-    true = np.array([0.8, 1.3, 1.1, 3e-5, 8e-6, 0.9, 0.07, 0.03, 0.08, 0.2])
+    true = np.array([0.8, 1.1, 3e-5, 2e-3, 8e-6, 0.9, 0.07, 0.03, 0.08, 0.2])
     ttft, tpot = predict(true, rows)
     assert fit(rows, ttft, tpot) == pytest.approx(true, rel=0.02)
     ttft[::7] = np.nan  # a line may lack one of the two
@@ -155,10 +158,29 @@ def test_the_calibration_finds_what_made_the_lines() -> None:
 
 
 def test_waiting_and_prefill_enter_as_the_closed_loop_says() -> None:
-    row = np.array([[0.01, 0.0, 0.0, 32.0, 8.0, 0.1, 8.0, 4.0, 8.0, 100.0, 1.0, 0.0]])
+    """Little: of every second, 7 prompts of 0.08 s over the time of a round are not for decoding."""
+    row = np.array([[0.01, 0.0, 0.0, 32.0, 8.0, 0.1, 0.08, 8.0, 4.0, 8.0, 100.0, 1.0, 1.0]])
     ttft, tpot = (float(x[0]) for x in predict(PLAIN, row))
-    assert tpot == pytest.approx(0.01 + 7 * 0.1 / 100)
-    assert ttft == pytest.approx(0.1 + tpot / 2 + 4 / 8 * 100 * tpot)
+    alone = 0.1 + tpot / 2
+    assert tpot * (1 - 7 * 0.08 / (alone + 100 * tpot)) == pytest.approx(0.01, rel=1e-9)
+    assert ttft == pytest.approx(alone + 4 / 8 * 100 * tpot)
+
+
+@pytest.mark.parametrize(("batch", "prompt", "answer"), [(4, 500, 50), (16, 1000, 100), (32, 2000, 400)])
+def test_the_closed_loop_is_that_of_the_engine(batch: int, prompt: int, answer: int) -> None:
+    """The formula against the serving engine, step by step, with a price linear in a step's tokens."""
+    fixed, token = 8e-3, 1.5e-5
+    step = StepTime(tokens=dense([0, 1, 40_000], [0.0, fixed + token, fixed + 40_000 * token]))
+    n = 40 * batch
+    lengths = np.random.default_rng(2).integers(answer // 2, answer * 3 // 2, n)
+    loop = closed_loop(Requests.of(np.zeros(n), np.full(n, prompt), lengths), batch)
+    engine = Engine(200_000, max_num_seqs=512, max_num_batched_tokens=8192, prefix_cache=False)
+    run = serve(loop, Deployment((Pool(engine, step),)))
+    middle = slice(5 * batch, -5 * batch)  # neither the burst at the start nor the end
+    decode, own = fixed + batch * token, fixed + prompt * token
+    row = np.array([[decode, 0, 0, 1, batch, own, prompt * token, batch, 0, batch, answer, 1, 1]], float)
+    _, tpot = predict(PLAIN, row)
+    assert tpot[0] == pytest.approx(float(np.median(run.tpot[middle])), rel=0.06)
 
 
 def test_lines_of_deployments(tmp_path: Path) -> None:

@@ -103,7 +103,11 @@ def _print(outcome: dict[str, Any]) -> None:
     console().print()
     overall = [["all", *_scores(summary)]]
     for dimension, groups in (summary.get("by") or {}).items():
-        overall += [[f"{dimension}: {group}", *_scores(scores)] for group, scores in groups.items()]
+        for group, scores in groups.items():
+            inner = scores.get("by") or {}
+            if not inner:
+                overall.append([f"{dimension}: {group}", *_scores(scores)])
+            overall += [[f"{dimension}: {group}, {part}", *_scores(found)] for part, found in inner.items()]
     heads = ["", "rows", "covered", "MAPE", "median", "90th", "bias"]
     table(heads, overall, right=tuple(range(1, len(heads))))
     for remark in summary.get("remarks") or ():

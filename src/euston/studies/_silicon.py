@@ -12,6 +12,7 @@ from euston.catalog import Accelerator
 from euston.devices._tables import nearest_table
 from euston.errors import CatalogError, EustonError
 from euston.models import Transformer
+from euston.models.balance import Balance
 from euston.serving.providers import EngineSoftware, kv_bytes_per_token, step_time, weight_bytes
 from euston.serving.step_time import StepTime
 
@@ -44,6 +45,8 @@ FORMATS: dict[str, tuple[str, float]] = {
 }  # fmt: skip
 #: Tokens that one step takes of prompts: vLLM's and TensorRT-LLM's default on these accelerators.
 CHUNK = 8192
+#: Tokens go where their router sends them: equal experts, random counts.
+ROUTING = Balance("multinomial")
 #: Share of the memory that weights and KV may fill.
 FILLED = 0.9
 
@@ -59,6 +62,8 @@ class Parts:
         "layers", "moe_layers", "sequences" as counts.
     prefill : float
         Seconds of one prompt alone.
+    added : float
+        Seconds that a prompt adds to steps in which the other sequences decode.
     batch : float
         Sequences of a rank that decode together, as memory allows.
     waiting : float
@@ -71,6 +76,7 @@ class Parts:
 
     decode: dict[str, float]
     prefill: float
+    added: float
     batch: float
     waiting: float
     prompts: float
@@ -96,7 +102,8 @@ def _steps(
     return step_time(
         model, catalog.accelerator(accelerator), tensor=degrees.tensor, data=degrees.data,
         expert=degrees.expert, dtype=dtype, expert_dtype=expert_dtype, weight_bytes=weight, software=engine,
-        low_latency=low_latency, provider=provider, experts_apart=True, max_tokens=CHUNK, max_sequences=1024,  # type: ignore[arg-type]
+        low_latency=low_latency, provider=provider, experts_apart=True, balance=ROUTING,  # type: ignore[arg-type]
+        max_tokens=CHUNK, max_sequences=1024,
     )  # fmt: skip
 
 
@@ -164,8 +171,10 @@ def parts_of(line: Line, provider: str = "tables") -> Parts | str:
         ranks = (line.whole("prefill_num_workers") or 1) * filling.data
         prompts = (concurrency or batch) / ranks
     table, how = nearest_table(accelerator)
+    alone = _prefill(chunks, inputs, filling)
+    added = _added(steps, inputs, outputs, round(running), round(context), decoding) if together else alone
     return Parts(
-        decode, _prefill(chunks, inputs, filling), running, max(0.0, batch - running), prompts,
+        decode, alone, added, running, max(0.0, batch - running), prompts,
         float(outputs), together, table is not None and how == "measured", steps.provenance,
     )  # fmt: skip
 
@@ -217,3 +226,31 @@ def _prefill(steps: StepTime, inputs: int, degrees: _Degrees) -> float:
             seconds += float(steps.group[min(new * degrees.data, steps.group.size - 1)])
         done += new
     return seconds
+
+
+def _added(steps: StepTime, inputs: int, outputs: int, batch: int, context: int, degrees: _Degrees) -> float:
+    """Seconds that one prompt adds to the steps that take it in beside `batch` sequences that decode.
+
+    In a closed loop as many prompts come per step as sequences end in it, batch / outputs; steps without one
+    are left out where that is below one.
+    """
+    count = max(1, batch)
+    decode = np.full(count, context)
+
+    def step(new: list[int], done: list[int]) -> float:
+        tokens = count + sum(new)
+        group = (
+            float(steps.group[min(tokens * degrees.data, steps.group.size - 1)]) if steps.group.size else 0.0
+        )
+        return steps.breakdown(new, done, decode)["gpu"] + group
+
+    plain = step([], [])
+    together = max(1, min(round(batch / outputs), CHUNK // inputs))
+    if together > 1:
+        return (step([inputs] * together, [0] * together) - plain) / together
+    added, done = 0.0, 0
+    while done < inputs:
+        new = min(max(CHUNK - count, 1), inputs - done)
+        added += step([new], [done]) - plain
+        done += new
+    return added
