@@ -62,7 +62,7 @@ PLAN = ("plan", "--size", "1 GB", "--bandwidth", "1 Gb/s", "--workers")
         (("plan", "--size", "1", "--workers", "8", "--bandwidth", "1 Gb/s"), "has no unit"),
         (
             ("plan", "--size", "1 GB", "--workers", "1", "--bandwidth", "1 Gb/s", "--codec", "none"),
-            "`workers`: 1",
+            "`--workers`: 1",
         ),
         ((*PLAN, "4", "--codec", "edn"), "'eden'"),
         (("bench", "--codec", "eden:four"), "write a name and bits"),
@@ -75,3 +75,30 @@ PLAN = ("plan", "--size", "1 GB", "--bandwidth", "1 Gb/s", "--workers")
 def test_bad_input(words, message):
     done = run(*words)
     assert done.exit_code == 2 and message in done.stderr and "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("plan --size 0B --workers 4 --bandwidth 1Gb/s", "`--size`"),
+        ("plan --size 1MB --workers 1 --bandwidth 1Gb/s", "`--workers`"),
+        ("plan --size 1MB --workers 4 --bandwidth 0Gb/s", "`--bandwidth`"),
+        ("plan --size 1MB --workers 4 --bandwidth 1Gb/s --cores 0", "`--cores`"),
+        ("plan --size 1MB --workers 4 --bandwidth 1Gb/s --error nan", "`--error`"),
+        ("reduce --mtu 50", "`--mtu`"),
+        ("reduce --rule mean", "aggregation rule 'mean'"),
+        ("reduce --ranks 9999", "`--ranks`"),
+        ("reduce --loss 0.1 --burst nan", "`--burst`"),
+        ("bench --size 3B", "`--size`"),
+    ],
+)
+def test_bad_input_is_said_before_anything_runs(words, said):
+    done = run(*words.split())
+    assert done.exit_code == 2 and said in done.stderr and "starting" not in done.stderr
+
+
+def test_sums_are_made_wide_enough_for_the_workers():
+    words = "plan --size 1MB --workers 100 --bandwidth 1Gb/s --codec thc:4 --json"
+    rows = json.loads(run(*words.split()).stdout)["rows"]
+    row = next(one for one in rows if one["codec"] == "thc:4")
+    assert row["ratio"] == pytest.approx((4 + 16) / 2 / 32, rel=0.1)

@@ -22,7 +22,14 @@ def test_bar_and_baselines(found):
     assert summary["median"] <= 0.07
     assert all(summary["median"] < error for error in summary["beside"].values())
     assert summary["beside"]["no change"] == pytest.approx(0.164, abs=0.002)  # as worked out by others
-    assert summary["order"]["right"] >= 54 and summary["order"]["pairs"] == 60
+    order = summary["order"]
+    assert order["right"] >= 57 and order["pairs"] == 60
+    assert order["right"] + len(order["wrong"]) == 60
+    # 1.1 % apart, less than the median error: too close to be told from each other
+    assert any(
+        "BERT-large: NCCL-Ring 6.53 s and TAR+TCP 6.46 s, published 1.1 % apart" in w for w in order["wrong"]
+    )
+    assert order["apart"] - order["apart_right"] == len(order["wrong"]) - 1
 
 
 def test_rows_to_be_predicted_change_nothing(found, tmp_path):

@@ -132,7 +132,7 @@ def _document(result: Result) -> dict[str, Any]:
 
 _TABLES = {
     "federated": ("sites", "topologies"),
-    "serving": ("latency", "pools"),
+    "serving": ("latency", "pools", "experts"),
     "post_training": ("pools", "staleness", "split"),
     "shared": ("contention",),
 }

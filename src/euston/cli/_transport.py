@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +20,8 @@ app = typer.Typer(
     help="Gradients over networks that lose packets: plan, run and measure.", no_args_is_help=True
 )
 
+MOST_RANKS = 256
+"""Processes of `reduce`."""
 CODECS_TRIED = ("fp16", "int8", "eden:4", "eden:1", "thc:4", "quic_fl:4")
 Codecs = Annotated[
     list[str] | None,
@@ -46,9 +48,22 @@ def _codec(text: str, where: str = "--codec") -> Codec:
 
 
 def _size(text: str) -> int:
+    from euston.errors import BadInput
     from euston.units import data
 
-    return max(int(data(text, where="--size")) // 4, 1)
+    size = int(data(text, where="--size"))
+    if size < 4:
+        raise BadInput(f"`--size`: {text!r}; a vector of float32 has 4 B at least")
+    return size // 4
+
+
+def _for_workers(codec: Codec, workers: int) -> Codec:
+    """The codec with sums that hold so many workers, where it has sums."""
+    if not hasattr(codec, "workers") or not is_dataclass(codec):
+        return codec
+    bits = 8 if workers * getattr(codec, "granularity", 1) < 1 << 8 else 16
+    made: Codec = replace(codec, workers=workers, sum_bits=bits)
+    return made
 
 
 @app.command()
@@ -67,14 +82,23 @@ def plan(
     """Say which codec makes an exchange fastest here, or that none does; codecs are timed on this machine."""
     from euston.collectives.plan import lines, measure_speed
     from euston.collectives.plan import plan as work_out
+    from euston.errors import BadInput
     from euston.units import bandwidth as parse_bandwidth
 
-    rate = parse_bandwidth(bandwidth, where="--bandwidth")
-    made = {text: _codec(text) for text in codecs or CODECS_TRIED}
+    rate, d = parse_bandwidth(bandwidth, where="--bandwidth"), _size(size)
+    if not rate > 0:
+        raise BadInput(f"`--bandwidth`: {bandwidth!r} must be more than 0")
+    if workers < 2:
+        raise BadInput(f"`--workers`: {workers}; an exchange needs 2")
+    if not cores > 0 or not math.isfinite(cores):
+        raise BadInput(f"`--cores`: {cores:g} must be more than 0")
+    if error is not None and not error > 0:
+        raise BadInput(f"`--error`: {error:g} must be more than 0, e.g. 0.01")
+    made = {text: _for_workers(_codec(text), workers) for text in codecs or CODECS_TRIED}
     say("timing codecs on one core of this machine", quiet=quiet or json_)
     speeds = {name: measure_speed(codec) for name, codec in made.items()}
     advice = work_out(
-        _size(size), workers, rate, made, speeds, cores=cores, most_vnmse=math.inf if error is None else error
+        d, workers, rate, made, speeds, cores=cores, most_vnmse=math.inf if error is None else error
     )
     text = list(lines(advice, rate))
     if json_:
@@ -158,6 +182,7 @@ def reduce(
     seed: Seed = None,
 ) -> None:
     """Average vectors among processes over real UDP sockets; print times, losses and errors."""
+    from euston.collectives.aggregation import AGGREGATION
     from euston.collectives.bounded import Bounded
     from euston.collectives.runtime.local import run_ranks
     from euston.errors import BadInput
@@ -165,22 +190,31 @@ def reduce(
 
     if ranks < 1 or steps < 1:
         raise BadInput(f"`--ranks`, `--steps`: {ranks} and {steps}; at least 1")
+    if ranks > MOST_RANKS:
+        raise BadInput(f"`--ranks`: {ranks} processes of one machine; at most {MOST_RANKS}")
+    if not 576 <= mtu <= 9216:
+        raise BadInput(f"`--mtu`: {mtu} bytes; Ethernet carries 576 to 9216")
+    if not burst >= 1:
+        raise BadInput(f"`--burst`: {burst:g} packets; at least 1")
+    AGGREGATION.get(rule)
+    losses, made, d = _losses(loss, burst), None if codec is None else _codec(codec), _size(size)
     bound = None if t_b is None else duration(t_b, where="--bound")
+    bounded = Bounded(t_b=bound, warm_up=max(1, min(20, steps // 2)))
     say(f"starting {ranks} processes", quiet=quiet or json_)
     found = run_ranks(
         ranks,
-        partial(_exchange, d=_size(size), steps=steps, seed=seed or 0),
-        bounded=Bounded(t_b=bound, warm_up=max(1, min(20, steps // 2))),
-        codec=None if codec is None else _codec(codec),
+        partial(_exchange, d=d, steps=steps, seed=seed or 0),
+        bounded=bounded,
+        codec=None if made is None else _for_workers(made, ranks),
         rule=rule,
-        loss=_losses(loss, burst),
+        loss=losses,
         mtu=mtu,
         seed=seed or 0,
     )
     slowest = [max(rows[k]["seconds"] for rows in found) for k in range(steps)]
     summary = {
         "ranks": ranks,
-        "bytes": 4 * _size(size),
+        "bytes": 4 * d,
         "steps": steps,
         "median_s": sorted(slowest)[steps // 2],
         "p99_s": sorted(slowest)[max(0, math.ceil(0.99 * steps) - 1)],

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from euston.collectives._bounded_events import Link, Run
 from euston.collectives.aggregation import Inclusion
 from euston.collectives.bounded import Bounded, Timeouts
+from euston.collectives.loss import LossModel
 from euston.collectives.tail import Tail
-from euston.compression import Codec
+from euston.compression import Codec, Fec
 from euston.errors import ConfigError
 from euston.network.transport.lossy import Lossy
 
@@ -45,6 +46,10 @@ class Exchanges:
         Probability that a packet of each sender gets into the mean, as estimated at the end.
     bytes : int
         On the wire, per rank and direction of one exchange, without what is sent again.
+    payload, parity : int
+        Of them, bytes that are the vector or its code, and bytes of parity with their headers.
+    resent : float64[steps]
+        Bytes sent again, per rank, in the mean.
     """
 
     seconds: NDArray[np.float64]
@@ -52,6 +57,9 @@ class Exchanges:
     received: NDArray[np.float64]
     inclusion: NDArray[np.float64]
     bytes: int
+    payload: int
+    parity: int
+    resent: NDArray[np.float64]
 
 
 def as_transport(timeouts: Timeouts, *, mtu: int = 1500) -> Lossy:
@@ -70,7 +78,10 @@ def simulate_exchanges(
     rate: float,
     codec: Codec | None = None,
     tail: Tail | None = None,
-    loss: float = 0.0,
+    loss: float | LossModel = 0.0,
+    fec: Fec | None = None,
+    absent: NDArray[np.bool_] | None = None,
+    gaps: NDArray[np.float64] | None = None,
     steps: int = 1,
     mtu: int = 1500,
     packet_cost: float = 0.0,
@@ -86,8 +97,14 @@ def simulate_exchanges(
         With a ``t_b``: nothing is measured here.
     rate : float
         Bytes/s at which a rank sends and receives.
-    loss : float
-        Probability with which a packet is lost.
+    loss : float or LossModel
+        Probability with which a packet is lost, independently; or how packets are lost, one process per pair.
+    fec : Fec, optional
+        Parity behind every shard; what it restores counts as received.
+    absent : bool[steps, ranks], optional
+        Ranks whose parts are left out of an exchange: nobody waits for them.
+    gaps : float64[steps], optional
+        Seconds of computation before each exchange, in which links drain; they count in no time.
     packet_cost : float
         Seconds that a packet takes beside its bytes.
     overhead : float
@@ -104,8 +121,13 @@ def simulate_exchanges(
         raise ConfigError("`t_b`: missing; the simulator does not measure it, the runtime's report has it")
     if ranks < 2 or d < ranks:
         raise ConfigError(f"`ranks`: {ranks} for {d} coordinates; at least 2, and a coordinate for each")
-    if not (rate > 0 and 0 <= loss < 1):
-        raise ConfigError(f"`rate`: {rate} B/s and a loss of {loss}; above 0, and a probability below 1")
+    share = loss if isinstance(loss, int | float) else loss.rate
+    if not (rate > 0 and 0 <= share < 1):
+        raise ConfigError(f"`rate`: {rate} B/s and a loss of {share}; above 0, and a probability below 1")
+    if absent is not None and absent.shape != (steps, ranks):
+        raise ConfigError(f"`absent`: shape {absent.shape}; {(steps, ranks)} would be right")
+    if gaps is not None and (gaps.shape != (steps,) or not (gaps >= 0).all()):
+        raise ConfigError(f"`gaps`: {gaps}; {steps} times of 0 s or more would be right")
     shard = -(-d // ranks)
     if codec is None:
         payload = mtu - HEADERS
@@ -113,11 +135,21 @@ def simulate_exchanges(
     else:
         layout = codec.layout(shard)
         packets, size = layout.packets, layout.bytes
-    size += HEADERS * packets
-    link = Link(packets, size / rate + packets * packet_cost, overhead, tail or Tail(1.0), loss)
-    made, inclusion = Run(bounded, ranks, steps, link, together=together, seed=seed), Inclusion(ranks)
+    payload, size = size, size + HEADERS * packets
+    model = None if isinstance(loss, int | float) else loss
+    link = Link(
+        packets, size / rate + packets * packet_cost, overhead, tail or Tail(1.0), share, model, fec
+    )  # fmt: skip
+    parity = round(size / packets * link.parity)
+    made = Run(bounded, ranks, steps, link, together=together, seed=seed, absent=absent, gaps=gaps)
+    inclusion = Inclusion(ranks)
     made.run()
     for received in made.received[:, 0]:
         inclusion.update((received.sum(axis=0) - 1) / (ranks - 1))
-    seconds = np.diff(made.ends.max(axis=1), prepend=0.0)
-    return Exchanges(seconds, made.seconds, made.received, inclusion.probability, 2 * (ranks - 1) * size)
+    before = np.concatenate(([0.0], made.ends.max(axis=1)[:-1])) + made.gaps
+    seconds = made.ends.max(axis=1) - before
+    times = 2 * (ranks - 1)
+    return Exchanges(
+        seconds, made.seconds, made.received, inclusion.probability, times * (size + parity),
+        times * payload, times * parity, np.asarray(made.resent * (size / packets / ranks)),
+    )  # fmt: skip

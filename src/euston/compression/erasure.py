@@ -118,6 +118,29 @@ class Fec:
         index = np.arange(count)[:, None] + count * np.arange(self.data)[None, :]
         return np.where(index < packets, index, -1)
 
+    def parity_packets(self, packets: int) -> int:
+        """How many parity packets go with so many packets."""
+        return -(-packets // self.data) * self.parity
+
+    def survive(self, mask: NDArray[np.bool_], parity_mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which packets there are after recovery, bool[packets], without touching bytes.
+
+        Parameters
+        ----------
+        mask, parity_mask
+            bool[packets] and bool[parity packets]: what arrived. RaptorQ is taken as ideal: any as
+            many packets as there were are enough.
+        """
+        if self.kind == "raptorq":
+            return np.ones_like(mask) if mask.sum() + parity_mask.sum() >= mask.size else mask.copy()
+        blocks = self.blocks(mask.size)
+        missing = ((blocks >= 0) & ~mask[blocks]).sum(axis=1)
+        whole = missing <= parity_mask.reshape(blocks.shape[0], -1).sum(axis=1)
+        have = mask.copy()
+        members = blocks[whole]
+        have[members[members >= 0]] = True
+        return have
+
     def protect(self, payload: Payload) -> NDArray[np.uint8]:
         """Parity packets of a payload, uint8[blocks * parity, longest packet]; short packets are padded."""
         rows = _rows(payload)

@@ -210,7 +210,11 @@ class GPU:
     def _expert_by_expert(
         self, one: Operator, shape: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
     ) -> Priced:
-        """The fullest expert's product and as many of the others' mean, back to back."""
+        """The fullest expert's product and as many of the others' mean, back to back.
+
+        Their starts hide behind one another, but the chip's power does not: all together they are never
+        faster than the rate it sustains.
+        """
         rows, n, k, experts, busiest = shape
         rest = np.where(experts > 1, (rows - busiest) / np.maximum(experts - 1, 1), 0.0)
         to_weights = one.name.endswith("_wgrad")
@@ -226,6 +230,9 @@ class GPU:
                 found, how = self.kernels.gemm(tokens, n[there], k[there], one.dtype)
             seconds[there] += count[there] * np.maximum(found - DEVICE_LAUNCH, 0.0)
             sure[there] = np.maximum(sure[there], how)
+        rate = self.power.cap(one.dtype) if self.kernels.gemm_source == "table+cap" else None
+        if rate:
+            seconds = np.maximum(seconds, 2.0 * rows * n * k / rate)
         return seconds, sure
 
     def _attention(self, one: Operator, shape: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Priced:

@@ -18,6 +18,16 @@ __all__ = ["FLASH_BACKWARD", "attention", "flash", "keys_per_query"]
 FLASH_BACKWARD = 2.5
 
 
+#: Elements read and written per element rotated by `_apply_rotary_pos_emb_bshd` of Megatron-Core 0.16 (and
+#: its `_rotate_half`), which runs where a model scales its rotations (YaRN). Forward: product with cosines,
+#: half negated, halves joined, product with sines, sum, joined with an empty rest. Backward: both products,
+#: half negated, the halves' gradients put together, their sum, and the gradients of the slices. Counted by
+#: running it: `tests/models/test_unfused.py`.
+EAGER_ROTARY = ((6.5, 5.5), (7.5, 7.5))
+#: Their launches for queries and keys, with six on the table of angles forward.
+EAGER_ROTARY_KERNELS = (24, 18)
+
+
 def keys_per_query(sequence: int, window: int = 0, causal: bool = True) -> float:
     """Keys a query attends to on average: all, the lower triangle's half, or a window of it."""
     if not causal:
@@ -45,14 +55,24 @@ def attention(model: Transformer, settings: Settings, window: int = 0) -> list[S
     return steps
 
 
+def _rotary(settings: Settings, columns: int) -> Step:
+    """Rotary positions of queries and keys, as many `columns`."""
+    e = settings.width
+    if settings.rotary_kernel == "fused":
+        return memory("rotary", "rotary", settings, settings.tokens, columns, (e, e), (e, e))
+    moved = [(read * e, written * e) for read, written in EAGER_ROTARY]
+    calls = EAGER_ROTARY_KERNELS if settings.graphs == "none" else (1, 1)
+    return memory("rotary", "add", settings, settings.tokens, columns, moved[0], moved[1], calls=calls)
+
+
 def _grouped(model: Transformer, settings: Settings, heads: int, kv_heads: int, window: int) -> list[Step]:
-    d, e, tokens = model.head_dim, settings.width, settings.tokens
+    d, tokens = model.head_dim, settings.tokens
     steps = [linear("qkv", settings, (heads + 2 * kv_heads) * d, model.hidden)]
     if model.qk_norm:
         steps.append(norm("qk_norm", settings, tokens * (heads + kv_heads), d))
     if model.positions == "rotary":
         columns = (heads + kv_heads) * d
-        steps.append(memory("rotary", "rotary", settings, tokens, columns, (e, e), (e, e)))
+        steps.append(_rotary(settings, columns))
     if settings.attention == "flash":
         steps.append(flash(settings, heads, kv_heads, d, window=window))
     else:

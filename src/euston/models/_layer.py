@@ -35,6 +35,10 @@ ACCUMULATE = {
 #: (4 ->), subtract and exponentiate (4 -> 4), divide (4 -> 4). Backward: subtract the target and scale
 #: (4 -> 4), cast (4 -> 2).
 CROSS_ENTROPY = {"forward": (14, 12), "backward": (8, 6)}
+#: Bytes per 16-bit logit of Transformer Engine's cross entropy (`pytorch/triton/cross_entropy.py`), 10 in
+#: all: forward a pass for the running maximum and sum (2 ->) and one that puts the gradient in the logits'
+#: place (2 -> 2); backward their product with the loss's own gradient (2 -> 2).
+FUSED_CROSS_ENTROPY = {"forward": (4, 2), "backward": (2, 2)}
 
 
 def _layer(model: Transformer, settings: Settings, kind: LayerKind) -> list[Step]:
@@ -65,7 +69,8 @@ def _embedding(model: Transformer, settings: Settings, kind: LayerKind) -> list[
 
 def _head(model: Transformer, settings: Settings, kind: LayerKind) -> list[Step]:
     vocab = _parameters.split_vocab(model, settings.tensor_parallel)
-    forward, backward = CROSS_ENTROPY["forward"], CROSS_ENTROPY["backward"]
+    moved = FUSED_CROSS_ENTROPY if settings.loss == "fused" else CROSS_ENTROPY
+    forward, backward = moved["forward"], moved["backward"]
     return [
         norm("final_norm", settings, settings.split_tokens, model.hidden),
         linear("logits", settings, vocab, model.hidden, low_precision=False),

@@ -212,10 +212,10 @@ def split_shared(model: Transformer, tensor_parallel: int) -> int:
     return _divided("shared experts' width", width, tensor_parallel)
 
 
-def local_experts(model: Transformer, expert_parallel: int) -> int:
-    """Routed experts of one expert-parallel rank."""
+def local_experts(model: Transformer, expert_parallel: int, redundant: int = 0) -> int:
+    """Routed experts of one expert-parallel rank, its share of ``redundant`` copies among them."""
     assert model.moe is not None
-    return _divided("experts", model.moe.experts, expert_parallel, "expert_parallel")
+    return _divided("experts", model.moe.experts + redundant, expert_parallel, "expert_parallel")
 
 
 def rank(model: Transformer, part: Part, settings: Settings, kind: LayerKind) -> RankShare:

@@ -15,6 +15,10 @@ Precision = Literal["bf16", "fp16", "fp32", "fp8", "fp8-current", "fp8-block", "
 Attention = Literal["flash", "unfused"]
 Recompute = Literal["none", "selective", "full"]
 Graphs = Literal["none", "partial", "full"]
+Loss = Literal["in-place", "pytorch", "fused"]
+Dispatcher = Literal["alltoall", "deepep", "hybridep"]
+ActivationKernel = Literal["fused", "compiled"]
+RotaryKernel = Literal["fused", "eager"]
 Accumulation = Literal["fused-fp32", "fused-bf16", "autograd-fp16", "unfused-fp32", "none"]
 
 #: What selective recompute can repeat, in Megatron-Core's words.
@@ -39,6 +43,11 @@ class Settings:
     balance: Balance = field(default_factory=Balance)
     graphs: Graphs = "none"
     modules: tuple[str, ...] = ("core_attn",)
+    loss: Loss = "in-place"
+    dispatcher: Dispatcher = "alltoall"
+    expert_padding: bool = False
+    activation_kernel: ActivationKernel = "fused"
+    rotary_kernel: RotaryKernel = "fused"
 
     def __post_init__(self) -> None:
         for key in ("tokens", "sequence", "tensor_parallel", "expert_parallel", "expert_tensor"):
@@ -53,6 +62,10 @@ class Settings:
         choice("recompute", self.recompute, Recompute)
         choice("grad_accumulation", self.grad_accumulation, Accumulation)
         choice("graphs", self.graphs, Graphs)
+        choice("loss", self.loss, Loss)
+        choice("dispatcher", self.dispatcher, Dispatcher)
+        choice("activation_kernel", self.activation_kernel, ActivationKernel)
+        choice("rotary_kernel", self.rotary_kernel, RotaryKernel)
         for module in self.modules:
             if module not in RECOMPUTE_MODULES:
                 raise ConfigError(f"`recompute_modules`: {unknown('module', module, RECOMPUTE_MODULES)}")

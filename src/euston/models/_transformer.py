@@ -14,7 +14,18 @@ from . import _flops, _kinds, _layer, _optimizer, _parameters, _vision, memory
 from ._kinds import LayerKind
 from ._parameters import RankShare
 from ._parts import MLA, Mamba, MoE, VisionEncoder
-from ._settings import Accumulation, Attention, Graphs, Precision, Recompute, Settings
+from ._settings import (
+    Accumulation,
+    ActivationKernel,
+    Attention,
+    Dispatcher,
+    Graphs,
+    Loss,
+    Precision,
+    Recompute,
+    RotaryKernel,
+    Settings,
+)  # fmt: skip
 from .balance import Balance
 from .operator import Operator, Part
 
@@ -278,6 +289,11 @@ class Transformer:
         balance: Balance | None = None,
         graphs: Graphs = "none",
         recompute_modules: tuple[str, ...] = ("core_attn",),
+        loss: Loss = "in-place",
+        dispatcher: Dispatcher = "alltoall",
+        expert_padding: bool = False,
+        activation_kernel: ActivationKernel = "fused",
+        rotary_kernel: RotaryKernel = "fused",
     ) -> list[Operator]:
         """Kernels of one part of the model for one micro-batch on one tensor-parallel rank.
 
@@ -313,6 +329,16 @@ class Transformer:
             How unevenly tokens fall on experts; operators are those of the rank with most.
         graphs : "none" | "partial" | "full"
             Whether the small kernels of routers and dispatches are replayed from a recorded graph.
+        loss : "in-place" | "pytorch" | "fused"
+            Cross entropy over FP32 logits, 40 bytes each, or by one kernel over 16-bit ones, 10 bytes.
+        dispatcher : "alltoall" | "deepep" | "hybridep"
+            Whether rows are sorted by expert after the all-to-all and back, or arrive token by token.
+        expert_padding : bool
+            In 8 and 4 bit the rows of each expert are copied to a multiple of 16 or 32, and back.
+        activation_kernel : "fused" | "compiled"
+            A gated activation's backward moves each tensor once, or as often as a compiler's kernels do.
+        rotary_kernel : "fused" | "eager"
+            One kernel, or one after the other as PyTorch runs the formula.
 
         Returns
         -------
@@ -339,6 +365,11 @@ class Transformer:
             balance=balance or Balance(),
             graphs=graphs,
             modules=recompute_modules,
+            loss=loss,
+            dispatcher=dispatcher,
+            expert_padding=expert_padding,
+            activation_kernel=activation_kernel,
+            rotary_kernel=rotary_kernel,
         )
         return list(_layer.operators(self, part, settings, kind or self.layer_kinds[-1]))
 

@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 
 from euston.errors import ConfigError, unknown
 
+from .eplb import place_experts
+
 __all__ = ["Balance", "Load"]
 
 Kind = Literal["uniform", "multinomial", "zipf", "trace"]
+Balancer = Literal["static", "eplb"]
 
 #: Draws whose mean stands for the expected maximum: its standard error is below 1 % of the excess over the
 #: mean for 8 ranks and more.
@@ -53,6 +56,11 @@ class Balance:
     pad : bool
         With a capacity: every expert works on exactly that many rows.
     seed : int
+    balancer : "static" | "eplb"
+        Consecutive experts share a rank; or experts and copies are placed by what each is known to get
+        (`euston.models.eplb`).
+    redundant : int
+        Copies beside one of each expert, for eplb; a copy gets an even share of its expert's tokens.
     """
 
     kind: Kind = "uniform"
@@ -61,6 +69,8 @@ class Balance:
     capacity_factor: float = 0.0
     pad: bool = False
     seed: int = 0
+    balancer: Balancer = "static"
+    redundant: int = 0
 
     def check(self, experts: int | None = None, *, where: str = "balance") -> None:
         """Refuse what is no distribution over `experts`."""
@@ -74,6 +84,14 @@ class Balance:
             raise ConfigError(f"`{where}.trace`: give tokens per expert with kind trace, and only then")
         if self.trace and not (min(self.trace) >= 0 and 0 < sum(self.trace) < math.inf):
             raise ConfigError(f"`{where}.trace`: must hold numbers of at least 0, not all 0")
+        if self.balancer not in get_args(Balancer):
+            raise ConfigError(f"`{where}.balancer`: {unknown('balancer', self.balancer, get_args(Balancer))}")
+        if self.redundant < 0 or (self.redundant and self.balancer == "static"):
+            raise ConfigError(
+                f"`{where}.redundant`: {self.redundant}; at least 0, and above it with eplb only"
+            )
+        if self.balancer == "eplb" and self.capacity_factor:
+            raise ConfigError(f"`{where}.capacity_factor`: eplb drops no tokens; leave it 0")
         if self.trace and experts is not None and len(self.trace) != experts:
             raise ConfigError(f"`{where}.trace`: {len(self.trace)} entries for {experts} experts")
 
@@ -85,7 +103,7 @@ class Balance:
         assignments : float
             Tokens of the whole expert-parallel group times the experts each visits.
         experts, ranks : int
-            `ranks` divides `experts`; consecutive experts share a rank.
+            `ranks` divides `experts` and the redundant ones together.
         """
         self.check(experts)
         mean = assignments / ranks
@@ -114,13 +132,18 @@ def _weights(balance: Balance, experts: int, rng: np.random.Generator) -> NDArra
 def _draw(balance: Balance, assignments: int, experts: int, ranks: int) -> tuple[float, float, float]:
     """Means over draws of (rows of the fullest rank, rows of its fullest expert, share dropped)."""
     rng = np.random.Generator(np.random.Philox(balance.seed))
-    counts = rng.multinomial(assignments, _weights(balance, experts, rng), size=DRAWS).astype(np.float64)
+    weights = _weights(balance, experts, rng)
+    if balance.balancer == "eplb":
+        placed = place_experts(weights, ranks, balance.redundant)
+        weights = (weights / placed.copies)[placed.expert.ravel()]
+    places = weights.size
+    counts = rng.multinomial(assignments, weights, size=DRAWS).astype(np.float64)
     if balance.capacity_factor:
         capacity = math.ceil(balance.capacity_factor * assignments / experts)
         kept = np.minimum(counts, capacity)
     else:
         kept = counts
-    by_rank = kept.reshape(DRAWS, ranks, experts // ranks)
+    by_rank = kept.reshape(DRAWS, ranks, places // ranks)
     rows = by_rank.sum(axis=2)
     fullest = rows.argmax(axis=1)
     busiest = by_rank[np.arange(DRAWS), fullest].max(axis=1)

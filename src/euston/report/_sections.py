@@ -66,6 +66,10 @@ def subtitle(result: Result) -> str:
             )
             parts.append(f"{job.get('name')}: {what}")
             continue
+        if job.get("kind") == "exchange":
+            codec = job.get("codec", {}).get("kind", "none")
+            parts.append(f"{job.get('name')}: {job.get('bytes')}" + (f", {codec}" if codec != "none" else ""))
+            continue
         model = job.get("model")
         if isinstance(job.get("federation"), dict):
             model = job["federation"].get("model")

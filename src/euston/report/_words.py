@@ -89,6 +89,15 @@ HEADLINES = {
     "completion_p50": ("Median completion", "s"),
     "completion_p99": ("99th percentile of completion", "s"),
     "slowdown_p99": ("99th percentile of slowdown", ""),
+    "delivered_share": ("Gradients delivered", "share"),
+    "nmse": ("Error of the mean (NMSE)", ""),
+    "results_share": ("Results delivered", "share"),
+    "completion_mean": ("Mean completion", "s"),
+    "transfer_mean": ("Mean of the transfer alone", "s"),
+    "gradient_bytes": ("Gradients and results, per exchange", "B"),
+    "resent_bytes": ("Sent again, per exchange", "B"),
+    "parity_bytes": ("Parity, per exchange", "B"),
+    "t_b": ("Bound of a stage", "s"),
     "missing_share": ("Bytes that never came", "share"),
     "goodput": ("Goodput", "B/s"),
     "efficiency": ("Lower bound over makespan", "share"),
@@ -293,8 +302,9 @@ POST_TRAINING = {
 SERVING = {
     "hit_share": "share", "kv_peak": "share", "busy": "share", "slo_attainment": "share",
     "slo_goodput": "1/s", "ttft_p90": "s", "tpot_p90": "s", "joules": "J",
+    "expert_time": "s", "exchange_time": "s",
 }  # fmt: skip
-"""Units of the tables of pools and of several services."""
+"""Units of the tables of pools, of experts and of several services."""
 
 PLANS = {
     "step_time": "s", "executed": "s", "memory": "B", "energy": "J", "bubble": "share",
@@ -309,7 +319,7 @@ def column_unit(table: str, column: str) -> str:
         return "s"
     if table in ("split", "steps") and column in POST_TRAINING:
         return POST_TRAINING[column]
-    if table in ("pools", "jobs") and column in SERVING:
+    if table in ("pools", "jobs", "experts") and column in SERVING:
         return SERVING[column]
     if table == "plans":
         return PLANS.get(column, "")

@@ -21,7 +21,17 @@ from markupsafe import Markup, escape
 
 from euston.errors import MissingExtra
 from euston.report import _sections as sections
-from euston.report import campaign, federated, figures, network, plan, post_training, serving, shared_site
+from euston.report import (
+    campaign,
+    exchange,
+    federated,
+    figures,
+    network,
+    plan,
+    post_training,
+    serving,
+    shared_site,
+)
 from euston.report._words import CERTAINTY, cell, colours, column_unit, percent
 from euston.report.timeline import timeline
 from euston.result import Result
@@ -88,6 +98,7 @@ _STUDIES: dict[str, Callable[[Result], list[network.Section]]] = {
     **dict.fromkeys(network.KINDS, network.sections),
     **dict.fromkeys(serving.KINDS, serving.sections),
     campaign.KIND: campaign.sections,
+    exchange.KIND: exchange.sections,
     federated.KIND: federated.sections,
     plan.KIND: plan.sections,
     post_training.KIND: post_training.sections,
@@ -131,6 +142,7 @@ def render(result: Result) -> bytes:
             *sections.KNOWN,
             *(network.DRAWN if studied else ()),
             *campaign.DRAWN,
+            *exchange.DRAWN,
             *plan.DRAWN,
             *serving.DRAWN,
             *shared_site.DRAWN,

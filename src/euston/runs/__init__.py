@@ -23,6 +23,7 @@ RUNS: dict[frozenset[str], str] = {
     frozenset({"federated"}): "euston.runs.federated",
     frozenset({"serving"}): "euston.runs.serving",
     frozenset({"post_training"}): "euston.runs.post_training",
+    frozenset({"exchange"}): "euston.runs.exchange",
     frozenset({"training", "serving"}): "euston.runs.shared_site",
 }
 """The module that runs a scenario, by the kinds of its jobs."""

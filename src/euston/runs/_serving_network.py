@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,16 +31,16 @@ class Paths:
     Attributes
     ----------
     transfers : Transfers
-        One coupled transfer per pair of ranks: each accelerator of the larger side moves its part of the KV.
+        One coupled transfer per pair of ranks: each accelerator of the larger side moves its part.
     number : int64[R, R]
-        Transfer of the pair (source, target), -1 for pairs that never exchange KV.
-    parts : int
+        Transfer of the pair (source, target), -1 for pairs that never exchange anything.
+    parts : int64[R, R]
         Members of every transfer.
     """
 
     transfers: Transfers
     number: NDArray[np.int64]
-    parts: int
+    parts: NDArray[np.int64]
 
 
 def paths(section: ServingSection, deployment: Deployment, here: Site, hosts: Sequence[int]) -> Paths:
@@ -54,30 +55,37 @@ def paths(section: ServingSection, deployment: Deployment, here: Site, hosts: Se
     """
     each = here.accelerators_per_host
     endpoints = (np.asarray(hosts)[:, None] * each + np.arange(each)).ravel()
-    ranks: dict[str, NDArray[np.int64]] = {}
-    taken, total = 0, 0
+    ranks: list[NDArray[np.int64]] = []  # by pool, int64[ranks, accelerators]
+    begin, taken = [0], 0
     for pool in deployment.pools:
         one = next(p for p in section.pools if p.role == pool.role)
         width = one.tensor * one.pipeline
-        ranks[pool.role] = endpoints[taken : taken + pool.replicas * width].reshape(pool.replicas, width)
+        ranks.append(endpoints[taken : taken + pool.replicas * width].reshape(pool.replicas, width))
         taken += pool.replicas * width
-        total += pool.replicas
-    senders, takers = ranks["prefill"], ranks["decode"]
-    pairs = len(senders) * len(takers)
-    if pairs > MOST_PAIRS:
-        raise ConfigError(
-            at(
-                "run.network",
-                f"{len(senders)} x {len(takers)} pairs of ranks are too many to follow; use none",
+        begin.append(begin[-1] + pool.replicas)
+    number = np.full((begin[-1], begin[-1]), -1, np.int64)
+    parts = np.ones_like(number)
+    found: list[Transfers] = []
+    pairs = 0
+    for j, (senders, takers) in enumerate(itertools.pairwise(ranks)):
+        here_, there = slice(begin[j], begin[j + 1]), slice(begin[j + 1], begin[j + 2])
+        count = len(senders) * len(takers)
+        if count > MOST_PAIRS:
+            raise ConfigError(
+                at(
+                    "run.network",
+                    f"{len(senders)} x {len(takers)} pairs of ranks are too many to follow; use none",
+                )
             )
-        )
-    parts = max(senders.shape[1], takers.shape[1])
-    part = np.arange(parts)
-    source = np.repeat(senders[:, part * senders.shape[1] // parts], len(takers), axis=0)
-    target = np.tile(takers[:, part * takers.shape[1] // parts], (len(senders), 1))
-    number = np.full((total, total), -1, np.int64)
-    number[: len(senders), len(senders) :] = np.arange(pairs).reshape(len(senders), len(takers))
-    return Paths(Transfers.uniform(source, target, 1.0, kind="kv"), number, parts)
+        width = max(senders.shape[1], takers.shape[1])
+        part = np.arange(width)
+        source = np.repeat(senders[:, part * senders.shape[1] // width], len(takers), axis=0)
+        target = np.tile(takers[:, part * takers.shape[1] // width], (len(senders), 1))
+        found.append(Transfers.uniform(source, target, 1.0, kind="kv"))
+        number[here_, there] = pairs + np.arange(count).reshape(len(senders), len(takers))
+        parts[here_, there] = width
+        pairs += count
+    return Paths(Transfers.concatenate(found), number, parts)
 
 
 def handovers(
@@ -100,10 +108,8 @@ def handovers(
         low = lower(found.transfers, here.fabric, balancing)
     except BadInput as error:
         raise ConfigError(at("policies.balancing", str(error))) from None
-    # a column's rate is that of the whole hand-over; every part takes its share of it
-    columns = replace(low.binding, coefficient=low.binding.coefficient / found.parts)
     column = np.where(found.number >= 0, low.column[found.number], -1)
-    return Handovers.alone(columns, low.capacity, column, slots=slots(requests))
+    return Handovers.alone(low.binding, low.capacity, column, parts=found.parts, slots=slots(requests))
 
 
 def slots(requests: int) -> int:

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from euston.catalog import Accelerator
 from euston.cluster import Site
 from euston.errors import BadInput, ConfigError, at, unknown
-from euston.models import Transformer
+from euston.models import Balance, Transformer
 from euston.scenario import Scenario
 from euston.scenario.serving import PoolSection, ServingSection, WorkloadSection
 from euston.serving import Deployment, Engine, Pool, Requests, Router, Speculation, Tier, Transport, workloads
@@ -36,7 +38,7 @@ def slo(section: ServingSection) -> Slo:
     return Slo(**given)
 
 
-def requests(s: Scenario, section: ServingSection, where: str) -> Requests:
+def requests(s: Scenario, section: ServingSection, model: Transformer, where: str) -> Requests:
     """The job's requests.
 
     Raises
@@ -64,19 +66,39 @@ def requests(s: Scenario, section: ServingSection, where: str) -> Requests:
             found = _stretched(found, work.rate, place)
         if work.token_scale != 1.0:
             found = found.scaled(tokens=work.token_scale)
+    found = _with_images(s, work, found, model, f"{place}.images")
     if work.concurrency:
         try:
             found = workloads.closed_loop(found, work.concurrency, think_s=work.think)
         except BadInput as error:
             raise ConfigError(at(f"{place}.concurrency", str(error))) from None
-    size = section.pools[0].engine.block_size
+    number = next((i for i, pool in enumerate(section.pools) if pool.role != "encode"), 0)
+    size = section.pools[number].engine.block_size
     if found.block_size and found.block_size % size:
         raise ConfigError(
             at(
-                f"{where}.pools[0].engine.block_size",
+                f"{where}.pools[{number}].engine.block_size",
                 f"{size} does not divide the {found.block_size} tokens of the trace's blocks",
             )
         )
+    return found
+
+
+def _with_images(
+    s: Scenario, work: WorkloadSection, found: Requests, model: Transformer, place: str
+) -> Requests:
+    """The requests with the images that the file asks for, or without any."""
+    if work.images is None:
+        # a trace that counts images, whose pixels nobody said: its tokens are text here
+        return replace(found, n_images=np.zeros_like(found.n_images)) if found.n_images.any() else found
+    try:
+        tokens = step_times.image_tokens(model, work.images.size)
+    except BadInput as error:
+        raise ConfigError(at(f"{place}.size", str(error))) from None
+    if work.images.mean is not None:
+        return workloads.with_images(found, work.images.mean, tokens, seed=s.run.seed)
+    if not found.n_images.any():
+        raise ConfigError(at(f"{place}.mean", "is missing; these requests have no images of their own"))
     return found
 
 
@@ -158,9 +180,13 @@ def deployment(
         Degrees that do not divide, weights that do not fit, settings that contradict each other.
     """
     pools = [
-        pool(section, one, model, here.accelerator, f"{where}.pools[{i}]")
+        (_encoder if one.role == "encode" else pool)(
+            section, one, model, here.accelerator, f"{where}.pools[{i}]"
+        )
         for i, one in enumerate(section.pools)
     ]
+    if any(one.role == "encode" for one in section.pools):
+        pools = [replace(made, image_seconds=0.0) for made in pools]
     return joined(section, pools, here, where, network)
 
 
@@ -175,19 +201,22 @@ def joined(
     hand = section.handover
     bandwidth = hand.bandwidth
     fluid = bandwidth is None and len(pools) > 1 and network == "fluid"
-    if bandwidth is None:
-        sender = min(section.pools, key=lambda p: p.role != "prefill")
-        out = float(here.fabric.injection_bandwidth.min()) if len(pools) > 1 else math.inf
-        bandwidth = out * sender.tensor * sender.pipeline
+    own = bandwidth is None and len(pools) > 1
+    out = float(here.fabric.injection_bandwidth.min()) if own else 0.0
     try:
         return Deployment(
             tuple(
-                replace(made, role=one.role, replicas=one.replicas * one.data)
+                replace(
+                    made,
+                    role=one.role,
+                    replicas=one.replicas * one.data,
+                    bandwidth=out * one.tensor * one.pipeline,
+                )
                 for made, one in zip(pools, section.pools, strict=True)
             ),
             Transport(
                 "fluid" if fluid else "none",
-                bandwidth,
+                math.inf if bandwidth is None else bandwidth,
                 hand.latency,
                 hand.per_block,
                 hand.layerwise,
@@ -206,12 +235,17 @@ def pool(
 ) -> Pool:
     """One pool; its replicas are ranks, those of a replica step together."""
     e = one.engine
+    experts = one.experts
+    if model.moe is None and "experts" in one.model_fields_set:
+        raise ConfigError(at(f"{where}.experts", f"{model.name} has no experts; leave it out"))
     kv_bytes = {"bf16": 2.0, "fp8": 1.0}[section.kv_precision]
     try:
         software = step_times.engine_software(section.software)
         step = step_times.step_time(
             model, accelerator, tensor=one.tensor, expert=one.expert, data=one.data, dtype=section.precision,
             software=software, provider=section.step_times, kv_bytes=kv_bytes,
+            balance=_balance(model, one, where), two_batch_overlap=experts.two_batch_overlap,
+            low_latency=one.role == "decode",
             max_tokens=e.max_num_batched_tokens, max_sequences=e.max_num_seqs,
         )  # fmt: skip
         blocks = e.blocks
@@ -220,6 +254,7 @@ def pool(
                 model, accelerator, tensor=one.tensor, data=one.data, pipeline=one.pipeline,
                 dtype=section.precision, kv_bytes=kv_bytes, block_size=e.block_size,
                 utilisation=e.memory_utilisation, max_tokens=e.max_num_batched_tokens,
+                redundant=experts.redundant,
             )  # fmt: skip
         each = step_times.kv_bytes_per_token(model, tensor=one.tensor, kv_bytes=kv_bytes) * one.tensor
         guess = e.speculation
@@ -247,6 +282,7 @@ def pool(
             ),
             tier_admission=one.tier_admission,
             load_overlap=one.load_overlap,
+            image_seconds=_image_seconds(section, model, accelerator),
         )  # fmt: skip
         made.check(where)
     except BadInput as error:
@@ -255,3 +291,79 @@ def pool(
             raise
         raise ConfigError(at(where, message.replace("`", ""))) from None
     return made
+
+
+def _image_seconds(section: ServingSection, model: Transformer, accelerator: Accelerator) -> float:
+    """Of one image's encoder, run in the step that takes up its request."""
+    images = section.workload.images
+    if images is None:
+        return 0.0
+    return float(step_times.encoder_seconds(model, accelerator, images.size, np.ones(1, np.int64))[0])
+
+
+def _encoder(
+    section: ServingSection, one: PoolSection, model: Transformer, accelerator: Accelerator, where: str
+) -> Pool:
+    """A pool that turns images into embeddings for the pool behind it.
+
+    Raises
+    ------
+    ConfigError
+        Without images in the workload, or with what only a pool of the decoder has.
+    """
+    images = section.workload.images
+    if images is None:
+        raise ConfigError(at(f"{where}.role", "encode needs images; give `workload.images`"))
+    apart = {"tensor": one.tensor, "pipeline": one.pipeline, "data": one.data, "expert": one.expert}
+    for key, degree in apart.items():
+        if degree > 1:
+            raise ConfigError(
+                at(f"{where}.{key}", f"{degree}: an encoder runs whole on one accelerator; use 1")
+            )
+    software = step_times.engine_software(section.software)
+    tokens = step_times.image_tokens(model, images.size)
+    made = Pool(
+        Engine(
+            1, max_num_seqs=one.engine.max_num_seqs, prefix_cache=False,
+            max_num_batched_tokens=max(one.engine.max_num_batched_tokens, tokens),
+        ),
+        step_times.encoder_step_time(model, accelerator, images.size, software),
+        one.replicas,
+        "encode",
+        Router(**one.router.model_dump()),
+        image_tokens=tokens,
+        embedding_bytes=2.0 * model.hidden,
+    )  # fmt: skip
+    made.check(where)
+    return made
+
+
+def _balance(model: Transformer, one: PoolSection, where: str) -> Balance:
+    """How tokens fall on the experts of a pool.
+
+    Raises
+    ------
+    ConfigError
+        Experts and copies that cannot be dealt evenly, settings that contradict each other.
+    """
+    balance = one.experts.make()
+    if model.moe is None:
+        return balance
+    balance.check(model.moe.experts, where=f"{where}.experts")
+    held = model.moe.experts + balance.redundant
+    if held % one.expert:
+        raise ConfigError(
+            at(
+                f"{where}.experts.redundant",
+                f"{model.moe.experts} experts and {balance.redundant} copies cannot be dealt evenly to "
+                f"{one.expert} accelerators",
+            )
+        )
+    if one.experts.two_batch_overlap and one.data == 1:
+        raise ConfigError(
+            at(
+                f"{where}.experts.two_batch_overlap",
+                "nothing travels between ranks with data 1; leave it out",
+            )
+        )
+    return balance

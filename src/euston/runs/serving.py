@@ -19,12 +19,14 @@ from euston.errors import ConfigError, at
 from euston.models import Transformer
 from euston.result import Result
 from euston.runs import Progress
+from euston.runs._serving_experts import experts
 from euston.runs._serving_network import handovers
 from euston.runs._serving_parts import deployment, requests, slo
 from euston.scenario import Scenario, build
 from euston.scenario.serving import PoolSection, ServingSection
 from euston.scenario.sites import SiteSection
 from euston.serving import Autoscaler, Deployment, Replica, Requests, Scaling, Serving, ServingResult
+from euston.serving.deployment import ROLES
 from euston.serving.metrics import Slo, latencies, load_over_time, per_request, scalars
 from euston.serving.network import Handovers
 
@@ -113,7 +115,7 @@ def service(
         home,
         here,
         model,
-        requests(s, section, where),
+        requests(s, section, model, where),
         deploy(section, model, here, where, s.run.network),
         slo(section),
         s,
@@ -197,13 +199,13 @@ def _scaling(pool: PoolSection) -> Scaling:
     assert auto is not None
     return Scaling(
         auto.metric, auto.target, auto.least, auto.first or auto.least, auto.interval, auto.window,
-        auto.start, auto.tolerance,
+        auto.start, auto.tolerance, auto.quantile, auto.early, auto.smoothing, auto.trend,
     )  # fmt: skip
 
 
 def _first_ranks(one: Service) -> dict[int, int]:
     """First rank of every pool of the section; pools stand in the deployment by role."""
-    order = ("both", "prefill", "decode")
+    order = ROLES
     begin, rank = {}, 0
     for number in sorted(range(len(one.section.pools)), key=lambda i: order.index(one.section.pools[i].role)):
         begin[number] = rank
@@ -242,6 +244,9 @@ def _result(
         "load": load_over_time(log),
         "requests": per_request(log).head(MOST_REQUESTS),
     }
+    dealt = _experts(first, log)
+    if dealt.height:
+        tables["experts"] = dealt
     if scalers[0]:
         tables["replicas"] = pl.DataFrame(
             [
@@ -317,7 +322,7 @@ def _energy(one: Service, log: ServingResult, paid: dict[int, float]) -> float:
     idle = accelerator.idle_power if accelerator.idle_power is not None else SHARE_OF_IDLE * limit
     joules, unit = 0.0, 0
     pools = list(enumerate(one.section.pools))
-    for number, pool in sorted(pools, key=lambda p: ("both", "prefill", "decode").index(p[1].role)):
+    for number, pool in sorted(pools, key=lambda p: ROLES.index(p[1].role)):
         busy = log.busy[unit : unit + pool.replicas]
         unit += pool.replicas
         each = pool.accelerators / pool.replicas
@@ -347,6 +352,18 @@ def _pools(one: Service, log: ServingResult) -> pl.DataFrame:
             }
         )  # fmt: skip
     return pl.DataFrame(rows)
+
+
+def _experts(one: Service, log: ServingResult) -> pl.DataFrame:
+    """Experts' share of a mean step of each pool, by how tokens are dealt to them."""
+    did, rank = {}, 0
+    for pool in one.deployment.pools:
+        mine = slice(rank, rank + pool.replicas)
+        rank = mine.stop
+        steps = log.ranks["steps"][mine].reshape(-1, pool.lockstep).max(axis=1).sum() * pool.lockstep
+        tokens = log.ranks["prefill_tokens"][mine].sum() + log.ranks["decode_tokens"][mine].sum()
+        did[pool.role] = {"tokens": int(tokens), "steps": int(steps)}
+    return experts(one.section, one.model, one.here.accelerator, [did[p.role] for p in one.section.pools])
 
 
 def _assumptions(one: Service) -> list[dict[str, str]]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SHARDINGS = ("none", "zero1", "zero2", "zero3")
 
-JOB_KINDS = ("training", "traffic", "federated", "serving", "post_training")
+JOB_KINDS = ("training", "traffic", "federated", "serving", "post_training", "exchange")
 """Kinds of jobs; `euston.scenario.model` has their sections, `euston.runs` runs them."""
 
 QUANTITIES: dict[str, str] = {

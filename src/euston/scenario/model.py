@@ -12,6 +12,7 @@ from euston.scenario._yaml import Document
 from euston.scenario.allocation import AllocationSection
 from euston.scenario.campaign import CampaignSection
 from euston.scenario.engines import DecomposedSection, FluidSection, PacketSection
+from euston.scenario.exchange import ExchangeSection
 from euston.scenario.federated import FederatedSection
 from euston.scenario.jobs import JOB_KINDS, TrainingSection
 from euston.scenario.plan import PlanSection
@@ -32,7 +33,8 @@ JobSection = Annotated[
     | Annotated[TrafficSection, Tag("~traffic")]
     | Annotated[FederatedSection, Tag("~federated")]
     | Annotated[ServingSection, Tag("~serving")]
-    | Annotated[PostTrainingSection, Tag("~post_training")],
+    | Annotated[PostTrainingSection, Tag("~post_training")]
+    | Annotated[ExchangeSection, Tag("~exchange")],
     Discriminator(_job_form),
 ]
 """A job of any kind; one whose kind is missing or unknown is refused by the first."""

@@ -97,6 +97,8 @@ def _settings(registry: Registry, kind: str, default: str) -> type[Section]:
     hints, words = get_type_hints(policy, include_extras=True), _words(policy)
     keys: dict[str, Any] = {"kind": (Literal[kind], Field(default=kind if kind == default else ...))}
     for field in fields(policy) if is_dataclass(policy) else ():
+        if field.name == "name" or not field.init:  # no setting
+            continue
         hint = _border(hints[field.name])
         says = words.get(field.name, "")
         made: Any

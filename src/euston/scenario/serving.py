@@ -24,6 +24,7 @@ from euston.scenario._base import (
 from euston.scenario.jobs import JobBase, Model
 
 if TYPE_CHECKING:
+    from euston.models import Balance
     from euston.scenario.model import Scenario
     from euston.scenario.sites import SiteSection
 
@@ -119,17 +120,54 @@ class TierSection(Section):
 class AutoscaleSection(Section):
     """Replicas that come and go with the load, by Kubernetes' rule: the mean of a metric to its target."""
 
-    metric: Literal["requests", "queued_tokens", "kv"] = Field(
+    metric: Literal["requests", "queued_tokens", "kv", "rate", "ttft", "tpot"] = Field(
         default="requests",
-        description="Requests of a replica, prompt tokens waiting for it, or its share of KV blocks in use.",
+        description="Requests of a replica, prompt tokens waiting for it, its share of KV blocks in use; "
+        "arrivals per second of a replica, predicted for when a new one serves; or a latency of the service.",
     )
-    target: Number = Field(gt=0, description="What a replica should have of it.")
+    target: Number = Field(gt=0, description="What a replica should have of it; seconds, of a latency.")
     least: Count = Field(default=1, description="Replicas that always run.")
     first: Count | None = Field(default=None, description="Replicas at the start; the least unless said.")
     interval: PositiveDuration = Field(default=15.0, description="Between looks.")
     window: Duration = Field(default=300.0, description="Whose largest wish counts before replicas go.")
     start: Duration = Field(default=60.0, description="From the order of a replica until it serves.")
     tolerance: Number = Field(default=0.1, ge=0, lt=1, description="Distance from the target that is let be.")
+    quantile: Number = Field(
+        default=0.9, gt=0, le=1, description="Of ttft and tpot, among the requests since the last look."
+    )
+    early: Number = Field(
+        default=0.5, ge=0, lt=1, description="Share of a latency's target below which a replica goes."
+    )
+    smoothing: Number = Field(default=0.5, gt=0, le=1, description="Of rate: weight of the newest count.")
+    trend: Number = Field(default=0.2, ge=0, le=1, description="Of rate: weight of the newest rise.")
+
+
+class ExpertsSection(Section):
+    """How tokens fall on a mixture's experts, and what evens it out; all ranks wait for the fullest."""
+
+    kind: Literal["uniform", "multinomial", "zipf", "trace"] = Field(
+        default="multinomial",
+        description="Every expert its share; random counts; weights 1 / rank^alpha; tokens as measured.",
+    )
+    alpha: Number = Field(default=0.0, ge=0, description="Exponent of zipf.")
+    trace: tuple[Number, ...] = Field(default=(), description="Of trace: tokens each expert got, any scale.")
+    seed: Whole = Field(default=0, description="Of the draws.")
+    balancer: Literal["static", "eplb"] = Field(
+        default="static",
+        description="Consecutive experts share an accelerator; or they and copies of the popular ones are "
+        "placed by what they get (DeepSeek's EPLB).",
+    )
+    redundant: Whole = Field(default=0, description="Of eplb: copies of experts beside one of each.")
+    two_batch_overlap: Flag = Field(
+        default=False,
+        description="A step in two halves: one computes while the other's tokens travel between ranks.",
+    )
+
+    def make(self) -> Balance:
+        """The room's object."""
+        from euston.models import Balance
+
+        return Balance(**self.model_dump(exclude={"two_batch_overlap"}))
 
 
 class PoolSection(Section):
@@ -137,7 +175,9 @@ class PoolSection(Section):
 
     short: ClassVar[dict[str, str]] = {"tp": "tensor", "pp": "pipeline", "dp": "data", "ep": "expert"}
 
-    role: Literal["both", "prefill", "decode"] = "both"
+    role: Literal["both", "prefill", "decode", "encode"] = Field(
+        default="both", description="`encode`: the vision encoder, for images before the prompts."
+    )
     replicas: Count = Field(
         default=1, le=2**20, description="Copies of the model; the most there can be with `autoscale`."
     )
@@ -146,6 +186,7 @@ class PoolSection(Section):
     pipeline: Count = Field(default=1, description="Stages of a rank.")
     data: Count = Field(default=1, description="Ranks of a replica that share the experts and step together.")
     expert: Count = Field(default=1, description="Accelerators that whole experts are dealt to; 1: split.")
+    experts: ExpertsSection = Field(default_factory=ExpertsSection)
     engine: EngineSection = Field(default_factory=EngineSection)
     router: RouterSection = Field(default_factory=RouterSection)
     tiers: tuple[TierSection, ...] = Field(default=(), description="From near to far.")
@@ -172,6 +213,17 @@ class HandoverSection(Section):
     first_token: Literal["prefill", "decode"] = "prefill"
 
 
+class RequestImagesSection(Section):
+    """Images that requests bring; a pool of role encode takes them, or the step that takes up the prompt."""
+
+    size: Count = Field(description="Pixels of a side of an image.")
+    mean: Number | None = Field(
+        default=None,
+        gt=0,
+        description="Images of a request (Poisson), their tokens besides the text's; a trace's unless said.",
+    )
+
+
 class WorkloadSection(Section):
     """Requests: of a packaged trace, of a file, or made up."""
 
@@ -195,6 +247,9 @@ class WorkloadSection(Section):
     token_scale: Number = Field(default=1.0, gt=0, description="Tokens over the trace's.")
     concurrency: Whole = Field(default=0, description="Users who wait for each answer; 0: an open loop.")
     think: Duration = Field(default=0.0, description="Time of a user between an answer and the next request.")
+    images: RequestImagesSection | None = Field(
+        default=None, description="For a model with a vision encoder."
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> WorkloadSection:
@@ -271,8 +326,17 @@ class ServingSection(JobBase):
     @model_validator(mode="after")
     def _roles(self) -> ServingSection:
         roles = sorted(pool.role for pool in self.pools)
-        if roles not in (["both"], ["decode", "prefill"]):
-            raise refuse(f"have the roles {', '.join(roles)}; use one 'both', or prefill and decode", "pools")
+        if roles not in (
+            ["both"],
+            ["decode", "prefill"],
+            ["both", "encode"],
+            ["decode", "encode", "prefill"],
+        ):
+            raise refuse(
+                f"have the roles {', '.join(roles)}; use one 'both', or prefill and decode, and one encode "
+                "where images come",
+                "pools",
+            )
         return self
 
     def accelerators(self, site: SiteSection) -> int:

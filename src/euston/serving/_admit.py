@@ -309,9 +309,10 @@ def admit(s, rank, slot, budget):  # type: ignore[no-untyped-def]
         dequeue(fleet, work, rank, r)
         if state == ST_WAITING:
             begin(s, r, rank, hit)
-            if work.aux[r, HITS] >= 0:
-                rank_i[rank, R_RECOMPUTED] += left
-            count_hits(s, r, rank, computed)
+            if not pool_i[pool, P_ENCODES]:
+                if work.aux[r, HITS] >= 0:
+                    rank_i[rank, R_RECOMPUTED] += left
+                count_hits(s, r, rank, computed)
             if extra > 0:
                 unit = rank_i[rank, R_UNIT]
                 fleet.unit_f[unit, U_LOAD] = max(fleet.unit_f[unit, U_LOAD], fetch)

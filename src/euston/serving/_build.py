@@ -140,8 +140,9 @@ def _pool_row(
         k.F_COST_A: token * block, k.F_COST_B: pair * block * block, k.F_TOKEN_S: token,
         k.F_INDEX_CAP: r.index_blocks, k.F_EMBED: pool.embedding_bytes, k.F_IMAGE_TOKENS: pool.image_tokens,
         k.F_LATENCY: dep.transport.latency, k.F_PER_BLOCK: dep.transport.per_block,
-        k.F_RATE: dep.transport.bandwidth, k.F_VTC_IN: e.fair_weights[0], k.F_VTC_OUT: e.fair_weights[1],
-        k.F_TTL: r.ttl,
+        k.F_RATE: pool.bandwidth or dep.transport.bandwidth,
+        k.F_VTC_IN: e.fair_weights[0], k.F_VTC_OUT: e.fair_weights[1],
+        k.F_TTL: r.ttl, k.F_ENCODE: 0.0 if encodes else pool.image_seconds,
     }  # fmt: skip
     for column, value in reals.items():
         real[column] = value
@@ -260,7 +261,11 @@ def build(requests: Requests, dep: Deployment, *, seed: int, record: bool) -> k.
     now[k.Q_BUCKET] = now[k.Q_BUCKET_MOST] = dep.admission_burst
     now[k.Q_BUCKET_RATE] = dep.admission_rate
     cache = _cache(dep, pool_i, up, stores, chain, counters, now)
-    senders = [(0, dep.transport.bandwidth, 0.0, 2**31)] * ranks
+    # the clock of a station that is infinitely fast would not go on
+    out = [min(pool.bandwidth or dep.transport.bandwidth, 1e30) for pool in dep.pools]
+    senders = [
+        (0, rate, 0.0, 2**31) for rate, pool in zip(out, dep.pools, strict=True) for _ in range(pool.replicas)
+    ]
     stations = np.array([*stores, *senders], np.float64).reshape(-1, 4)
     station_i = np.full((len(stations), 6), -1, _I64)
     station_i[:, k.T_ACTIVE] = 0

@@ -19,9 +19,11 @@ from euston.serving._state import (
     BLOCKS,
     COMPUTED,
     F_BYTES,
+    F_ENCODE,
     F_SWAP_RATE,
     F_VTC_OUT,
     I_SEED,
+    IMAGES,
     IN,
     KEPT,
     KLASS,
@@ -246,7 +248,7 @@ def price(s, rank, slot):  # type: ignore[no-untyped-def]
     base = rank_i[rank, R_BASE]
     table, at = fleet.table, pool_i[rank_i[rank, R_POOL], P_TABLE]
     tokens, requests, samples, decodes, drafted = np.int64(0), 0, 0, 0, np.int64(0)
-    total, most, attention, behind = np.int64(0), np.int64(0), 0.0, np.int64(0)
+    total, most, attention, encoding, behind = np.int64(0), np.int64(0), 0.0, 0.0, np.int64(0)
     for j in range(base, base + rank_i[rank, R_RUN]):
         n = np.int64(fleet.run[j, N_TOK])
         r = np.int64(fleet.run[j, N_REQ])
@@ -266,6 +268,8 @@ def price(s, rank, slot):  # type: ignore[no-untyped-def]
             most = max(most, context)
         else:
             attention += chunk_seconds(table, at, float(n), float(computed))
+            if computed == 0:  # images stand before the text
+                encoding += s.work.aux[r, IMAGES] * s.fleet.pool_f[rank_i[rank, R_POOL], F_ENCODE]
             rank_i[rank, R_PREFILL] += n
             if computed + n >= known:
                 samples += 1
@@ -280,7 +284,7 @@ def price(s, rank, slot):  # type: ignore[no-untyped-def]
     decoding = decode_seconds(table, at, decodes, float(total), float(most))
     attention = together(table, at, attention, decoding, decodes)
     drafts = draft_seconds(table, at, drafted, decodes)
-    gpu = gpu_seconds(table, at, tokens, samples, attention, drafts)
+    gpu = gpu_seconds(table, at, tokens, samples, attention, drafts + encoding)
     return tokens, requests, gpu, cpu_seconds(table, at, tokens, requests)
 
 

@@ -58,7 +58,7 @@ POOL_I = 48
 # Fleet.pool_f float64[P, 32]
 F_DELAY, F_MATCH, F_QUEUE, F_KV, F_ABS, F_REL, F_THRESHOLD, F_OVERLAP, F_TEMPERATURE, F_BOUND = LINE[:10]
 F_BYTES, F_SWAP_RATE, F_COST_A, F_COST_B, F_TOKEN_S, F_INDEX_CAP, F_EMBED, F_IMAGE_TOKENS = LINE[10:18]
-F_LATENCY, F_PER_BLOCK, F_RATE, F_VTC_IN, F_VTC_OUT, F_TTL = LINE[18:24]
+F_LATENCY, F_PER_BLOCK, F_RATE, F_VTC_IN, F_VTC_OUT, F_TTL, F_ENCODE = LINE[18:25]
 POOL_F = 32
 
 # Shapes of a step, orders of a queue, what is reserved at admission, eviction, routers, tier admission.

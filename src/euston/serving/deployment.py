@@ -11,6 +11,7 @@ from euston.serving.step_time import StepTime
 
 __all__ = [
     "EVICTIONS",
+    "ROLES",
     "ROUTERS",
     "SCHEDULERS",
     "TIER_ADMISSIONS",
@@ -31,7 +32,8 @@ ROUTERS = (
     "prefix_aware", "kv_aware", "slo_aware",
 )  # fmt: skip
 TIER_ADMISSIONS = ("write_back", "write_through", "second_use")
-ROLES = ("both", "prefill", "decode", "encode")
+ROLES = ("encode", "both", "prefill", "decode")
+"""In the order of a request's way."""
 
 Role = Literal["both", "prefill", "decode", "encode"]
 
@@ -237,6 +239,10 @@ class Pool:
         Load only what is not computed sooner.
     image_tokens, embedding_bytes : int, float
         Role "encode": tokens per image, bytes of one token's embedding.
+    image_seconds : float
+        Other roles: of encoding an image in the step that takes up its request; 0 where "encode" does.
+    bandwidth : float
+        Bytes/s out of one rank, of what it hands on; 0: the transport's.
     """
 
     engine: Engine
@@ -254,6 +260,8 @@ class Pool:
     load_if_faster: bool = True
     image_tokens: int = 576
     embedding_bytes: float = 8192.0
+    image_seconds: float = 0.0
+    bandwidth: float = 0.0
 
     def check(self, where: str) -> None:
         """Raise ConfigError for what contradicts itself."""

@@ -193,6 +193,27 @@ class Serving:
             "free_blocks": r[:, k.R_FREE].copy(),
         }
 
+    def arrivals(self, since: float) -> int:
+        """Requests let in after ``since`` and until now."""
+        return int((self._state.work.when[:, k.W_ARRIVAL] > since).sum())
+
+    def seen_latency(self, metric: str, since: float, now: float) -> NDArray[np.float64]:
+        """Latencies that showed after ``since`` and by ``now``, in seconds.
+
+        "ttft": of first tokens, and how long those have waited that have none (else a service that answers
+        nobody looked well). "tpot": time per output token of the requests that ended.
+        """
+        work = self._state.work
+        first, last = work.when[:, k.W_FIRST], work.when[:, k.W_LAST]
+        if metric == "ttft":
+            arrived = work.when[:, k.W_ARRIVAL]
+            open_ = (work.req[:, k.STATE] != k.ST_ENDED) & ~np.isfinite(first) & (arrived <= now)
+            shown = np.isfinite(first) & (first > since)
+            return np.concatenate([first[shown] - arrived[shown], now - arrived[open_]])
+        tokens = work.req[:, k.KNOWN] - work.req[:, k.IN]
+        ended = (work.req[:, k.STATE] == k.ST_ENDED) & (last > since) & (tokens > 1)
+        return np.asarray((last[ended] - first[ended]) / (tokens[ended] - 1), np.float64)
+
     def result(self) -> ServingResult:
         """What happened so far."""
         s = self._state

@@ -29,8 +29,8 @@ class Handovers:
     transfer : mapping of str to int[R, R]
         By the name of a `Serving`, the transfer of each pair (source, target) of its ranks; -1: they share
         memory, nothing has to travel.
-    parts : mapping of str to int, optional
-        Into how many equal transfers a `Serving` cuts a hand-over, one per accelerator; 1 unless said.
+    parts : mapping of str to int[R, R], optional
+        Into how many equal members a `Serving` cuts a hand-over of each pair; 1 unless said.
     ended : callable, optional
         Told (time, operation) of the executor's own operations that notify.
 
@@ -47,20 +47,22 @@ class Handovers:
         executor: Executor,
         transfer: Mapping[str, ArrayLike],
         *,
-        parts: Mapping[str, int] | None = None,
+        parts: Mapping[str, ArrayLike] | None = None,
         ended: Callable[[float, int], None] | None = None,
         name: str = "network",
     ) -> None:
         self.name = name
         self.executor = executor
         self._transfer: dict[str, NDArray[np.int64]] = {}
+        self._parts: dict[str, NDArray[np.float64]] = {}
         most = len(executor.transfers)
         for sender, given in transfer.items():
             table = np.asarray(given, np.int64)
             if table.ndim != 2 or table.shape[0] != table.shape[1] or table.max(initial=-1) >= most:
                 raise ConfigError(f"transfer must be a square table of numbers below {most}, one per pair")
             self._transfer[sender] = table
-        self._parts = dict(parts or {})
+            shares = np.ones(table.shape) if parts is None else np.asarray(parts[sender], np.float64)
+            self._parts[sender] = np.broadcast_to(shares, table.shape)
         self._ended = ended
         self._note: dict[int, tuple[str, Handover, float]] = {}
         self.seconds: dict[str, list[float]] = {sender: [] for sender in self._transfer}
@@ -68,7 +70,13 @@ class Handovers:
 
     @classmethod
     def alone(
-        cls, columns: Columns, capacity: ArrayLike, column: ArrayLike, *, slots: int = 4096
+        cls,
+        columns: Columns,
+        capacity: ArrayLike,
+        column: ArrayLike,
+        *,
+        parts: ArrayLike = 1,
+        slots: int = 4096,
     ) -> Handovers:
         """Hand-overs of the component ``serving`` with nothing beside them.
 
@@ -80,11 +88,13 @@ class Handovers:
             Bytes/s.
         column : int[R, R]
             Column of each pair (source, target), -1: nothing has to travel.
+        parts : int or int[R, R]
+            Equal members of each pair's hand-over; the columns are those of all members together.
         slots : int
             Most hand-overs at one time.
         """
         executor = Executor(ProgramBuilder().build(), TransferTable.units(columns), capacity, guests=slots)
-        return cls(executor, {"serving": column})
+        return cls(executor, {"serving": column}, parts={"serving": parts})
 
     @property
     def under_way(self) -> int:
@@ -115,7 +125,8 @@ class Handovers:
             if transfer < 0:
                 out.append(Message(message.time + said.latency, sender, Arrived(said.ticket), self.name))
             else:
-                op = executor.post(message.time, transfer, said.size / self._parts.get(sender, 1))
+                part = self._parts[sender][said.source, said.target]
+                op = executor.post(message.time, transfer, said.size / part)
                 self._note[op] = sender, said, message.time
         while not out and executor.next_time() <= until and executor.next_time() < np.inf:
             for time, op in executor.run(until):

@@ -105,7 +105,7 @@ def run(
     scored = [(c, r) for c, r in zip(cases, rows, strict=True) if r.role == "scored" and r.ours is not None]
     found["summary"] |= {
         "fitted": {m: {"C": f[0], "M": f[1]} for m, f in fitted.items() if f is not None},
-        "order": _order(scored),
+        "order": _order(scored, found["summary"].get("median"), inputs),
         "beside": _beside(scored, inputs),
     }
     found["summary"]["remarks"] = _remarks(found["summary"])
@@ -192,25 +192,63 @@ def _row(
 def _remarks(summary: dict[str, Any]) -> list[str]:
     order = summary["order"]
     lines = [f"{order['right']} of {order['pairs']} pairs of schemes stand in the published order"]
+    if order["apart"]:
+        lines.append(
+            f"{order['apart_right']} of the {order['apart']} whose published times differ by more than the "
+            f"median error of {summary['median'] * 100:.1f} %; the others are too close for this study"
+        )
+    if order["pairs"]:
+        lines.append(
+            f"{order['no_change']} of {order['pairs']} by no change; {order['ratio_per_scheme']} by a ratio "
+            "per scheme of the other models, which has seen this tail"
+        )
     lines += [f"not in order: {pair}" for pair in order["wrong"]]
     lines += [f"median error of {name}: {error * 100:.1f} %" for name, error in summary["beside"].items()]
     return [*lines, f"{NODES} nodes where the data do not say; with 4 or 16 see ours_range (--json)"]
 
 
-def _order(scored: Sequence[tuple[_Case, Row]]) -> dict[str, Any]:
-    """Pairs of schemes of one model and tail that stand in the published order; equal ones do not count."""
-    right = total = 0
+def _order(
+    scored: Sequence[tuple[_Case, Row]], error: float | None, inputs: dict[str, dict[str, _Case]]
+) -> dict[str, Any]:
+    """Pairs of schemes of one model and tail that stand in the published order; equal ones do not count.
+
+    ``apart``: those that differ by more than ``error``, the study's own. Beside it: the order that no change
+    gives, and that of each scheme's mean ratio over the other models, which has seen the tail in question.
+    """
+    found: dict[str, Any] = {"pairs": 0, "right": 0, "apart": 0, "apart_right": 0}
+    found |= {"no_change": 0, "ratio_per_scheme": 0}
     wrong = []
     for (a, ra), (b, rb) in combinations(scored, 2):
         if (a.model, a.tail) != (b.model, b.tail) or a.seconds == b.seconds:
             continue
         assert ra.ours is not None and rb.ours is not None
-        total += 1
-        if (ra.ours - rb.ours) * (a.seconds - b.seconds) > 0:
-            right += 1
-        else:
-            wrong.append(f"{a.model}: {a.scheme} {a.seconds:g} s and {b.scheme} {b.seconds:g} s")
-    return {"pairs": total, "right": right, "wrong": wrong}
+        good = (ra.ours - rb.ours) * (a.seconds - b.seconds) > 0
+        gap = abs(a.seconds - b.seconds) / max(a.seconds, b.seconds)
+        apart = error is not None and gap > error
+        found["pairs"] += 1
+        found["right"] += good
+        found["apart"] += apart
+        found["apart_right"] += apart and good
+        same = [inputs[o.model].get(o.scheme) for o in (a, b)]
+        if same[0] is not None and same[1] is not None:
+            before = [one.seconds for one in same if one is not None]
+            found["no_change"] += (before[0] - before[1]) * (a.seconds - b.seconds) > 0
+            seen = [t * _seen(scored, inputs, o) for t, o in zip(before, (a, b), strict=True)]
+            found["ratio_per_scheme"] += (seen[0] - seen[1]) * (a.seconds - b.seconds) > 0
+        if not good:
+            words = f"{a.model}: {a.scheme} {a.seconds:g} s and {b.scheme} {b.seconds:g} s"
+            wrong.append(f"{words}, published {gap * 100:.1f} % apart")
+    return found | {"wrong": wrong}
+
+
+def _seen(scored: Sequence[tuple[_Case, Row]], inputs: dict[str, dict[str, _Case]], c: _Case) -> float:
+    """Mean ratio of a scheme's times at this tail and at the input's, over other models; 1 without any."""
+    ratios = [
+        o.seconds / inputs[o.model][o.scheme].seconds
+        for o, _ in scored
+        if o.model != c.model and (o.scheme, o.tail) == (c.scheme, c.tail) and o.scheme in inputs[o.model]
+    ]
+    return mean(ratios) if ratios else 1.0
 
 
 def _beside(scored: Sequence[tuple[_Case, Row]], inputs: dict[str, dict[str, _Case]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ is fitted to these rows: they are read here and nowhere else.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,13 +20,14 @@ from euston import catalog
 from euston.catalog import Accelerator
 from euston.devices import GPU
 from euston.errors import CatalogError, EustonError
-from euston.training import TrainingJob, fits
+from euston.training import SoftwareProfile, TrainingJob, fits
 from euston.training.job import RECOMPUTE, Recompute
 
 from ._facts import DATA
 from ._lines import LAYOUTS, VTRAIN, Described, describe
 from ._predictor import Predictor
 from ._study import Study
+from .floor import floor
 from .score import Row, report
 from .table import Line, read_all
 
@@ -34,6 +35,11 @@ __all__ = ["STUDY", "published_seconds", "run"]
 
 QUANTITY = "seconds_per_iteration"
 PACKAGED = tuple(layout.name for layout in LAYOUTS)
+#: What is to be reached: median and 90th percentile of the absolute error.
+BARS = {
+    "tabled dense": (0.08, 0.20), "tabled moe": (0.13, 0.20), "transferred dense": (0.15, 0.35),
+    "transferred moe": (0.15, 0.35),
+}  # fmt: skip
 #: Accelerators with GEMM and attention tables of their own.
 TABLED = ("a100-sxm-80gb", "h100-sxm", "h200-sxm")
 
@@ -60,8 +66,9 @@ def run(
     Returns
     -------
     dict
-        ``rows``, ``summary`` and ``examples``: the rows of well-known runs whose paper leaves a setting out,
-        not scored, with what is assumed.
+        ``rows``, ``summary``, ``examples``: the rows of well-known runs whose paper leaves a setting out,
+        not scored, with what is assumed; and ``floor``: for each accuracy bar the least errors of any
+        predictor that is told what the lines say and not the software's release (`studies.floor`).
     """
     del seed
     if data is None:
@@ -76,7 +83,11 @@ def run(
         progress(f"line {i + 1} of {len(lines)}: {line.text('model') or 'gpt'} on {line.text('num_accel')}")
         rows.append(_row(line, job, figure, predictor))
     examples = [row.as_dict() for row in rows if row.extra.get("example")]
-    return {**report(rows), "examples": examples}
+    found = {**report(rows), "examples": examples, "floor": _floors(lines, described, rows)}
+    remarks = _remarks(found)
+    if remarks:
+        found["summary"]["remarks"] = remarks
+    return found
 
 
 STUDY = Study(
@@ -84,6 +95,38 @@ STUDY = Study(
     "seconds per training iteration of published runs (Megatron-LM, FSDP, torchtitan, MaxText, vTrain, ...)",
     run,
 )
+
+
+def _facts(line: Line, described: Described) -> Hashable:
+    """What a line says of its configuration; not its source, and nothing that we know beside it."""
+    job = described.job
+    assert job is not None
+    said = replace(job, software=SoftwareProfile(), recompute="none", recompute_modules=("core_attn",))
+    return line.text("accelerator"), said, line.text("recompute"), line.text("note")
+
+
+def _floors(lines: Sequence[Line], described: Sequence[Described], rows: Sequence[Row]) -> dict[str, Any]:
+    """Bar -> the least errors of any predictor that has one number for equal facts."""
+    figures: dict[str, list[tuple[Hashable, float]]] = {}
+    for line, job, row in zip(lines, described, rows, strict=True):
+        if row.role == "scored" and row.error is not None and row.published and row.extra["bar"]:
+            figures.setdefault(row.extra["bar"], []).append((_facts(line, job), row.published))
+    return {bar: floor(found).as_dict() for bar, found in figures.items()}
+
+
+def _remarks(found: dict[str, Any]) -> list[str]:
+    """Each bar that is set beside what was reached and what could be."""
+    remarks = []
+    for bar, (median, p90) in BARS.items():
+        least, reached = found["floor"].get(bar), found["summary"]["by"].get("bar", {}).get(bar)
+        if least and reached and least["groups"] < least["n"]:
+            remarks.append(
+                f"{bar}: median {reached['median']:.1%} (bar {median:.0%}), 90th {reached['p90']:.1%} "
+                f"(bar {p90:.0%}); {least['n']} lines have {least['groups']} configurations: no predictor "
+                f"that is not told the release has a median below {least['median']:.1%} or a 90th below "
+                f"{least['p90']:.1%}"
+            )
+    return remarks
 
 
 def _least_recompute(job: TrainingJob, accelerator: Accelerator) -> TrainingJob:

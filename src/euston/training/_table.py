@@ -151,6 +151,12 @@ def _expert(r: Routes, exchange: Exchange, flow, kind) -> _Kind:  # type: ignore
         flows.append(flow("expert", volume.between * lane.share[0]))
     if inside is not None:
         flows.append(flow("expert_inside", volume.inside * inside.share[0], exchange.rate * inside.share[0]))
+    alone = exchange.seconds_over(spans)
+    if alone:  # no rank's part ends before the library's own time of the whole
+        latency = min(latency, alone)
+        flows = [
+            _Flow(f.route, f.size, np.minimum(f.rate, f.size / max(alone - latency, 1e-12))) for f in flows
+        ]
     return kind(flows, latency, "scale_up")
 
 

@@ -162,6 +162,7 @@ def uses(
         exchange = expert.latency_over(groups.domains) + max(
             volume.between / links.scale_out, volume.inside / expert.rate
         )
+        exchange = max(exchange, expert.seconds_over(groups.domains))
     stride = p.world // p.pipeline if p.dense_order[-1] == "pipeline" else links.domain
     near = stride * 2 <= links.domain
     onward = P2P_LATENCY + pipeline_bytes / (links.scale_up if near else links.scale_out)

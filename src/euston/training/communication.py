@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from euston.catalog import Accelerator
 from euston.collectives.network_rates import P2P_LATENCY, SCALE_OUT_STEP_LATENCY
+from euston.devices import exchange
+from euston.devices.exchange import HOST, WIRE
 from euston.devices.interconnect import scale_up_collective
 from euston.models import LayerKind
 from euston.training.stages import Stages
@@ -68,6 +70,9 @@ class Exchange:
     top_k, experts, node_limit : int
         Expert all-to-all: experts per token, experts, most domains that a token's experts sit in (0: no
         limit).
+    measured, measured_domains : float, int
+        Seconds of one use alone by a library's own tables, and the scale-up domains that the tables' groups
+        span; 0 where there are none. Transfers are slowed down to that, so that others' load adds to it.
     """
 
     bytes: float
@@ -80,6 +85,12 @@ class Exchange:
     experts: int = 0
     node_limit: int = 0
     each_domain: bool = False
+    measured: float = 0.0
+    measured_domains: int = 0
+
+    def seconds_over(self, domains: int) -> float:
+        """Seconds of one use alone where a library's own time of it is known, else 0."""
+        return self.measured if domains == self.measured_domains else 0.0
 
     def latency_over(self, domains: int) -> float:
         """Seconds of one use by groups that span so many domains."""
@@ -258,8 +269,30 @@ def _expert(job: TrainingJob, accelerator: Accelerator) -> Exchange:
     dispatch = FP8_ELEMENT if job.software.expert_dispatch == "fp8" else ELEMENT
     size = tokens * moe.top_k * model.hidden * (dispatch + ELEMENT) / 2.0
     cost = scale_up_collective(accelerator, "all_to_all", p.expert, size)
+    alone = _library(job, accelerator, tokens, dispatch)
     return Exchange(
         size, cost.wire_rate, cost.latency, SCALE_OUT_STEP_LATENCY, cost.provenance,
         two_hops=job.software.expert_all_to_all == "two_hops", top_k=moe.top_k, experts=moe.experts,
         node_limit=job.software.expert_node_limit,
+        measured=alone, measured_domains=-(-p.expert // HOST) if alone else 0,
     )  # fmt: skip
+
+
+def _library(job: TrainingJob, accelerator: Accelerator, tokens: float, dispatch: float) -> float:
+    """Seconds of one use of DeepEP, dispatch and combine averaged; 0 where it is not used or not measured.
+
+    Its tables dispatch in FP8: a token in 16 bit is as many bytes as two of theirs, less the scales. HybridEP
+    has no table on hosts of eight; DeepEP's stands for it.
+    """
+    moe, ranks = job.model.moe, job.parallel.expert
+    assert moe is not None
+    if job.software.expert_dispatcher == "alltoall" or (ranks > HOST and ranks % HOST):
+        return 0.0
+    seconds = 0.0
+    for step, element in (("dispatch", dispatch), ("combine", ELEMENT)):
+        wide = tokens * element / WIRE[step]
+        one = exchange(accelerator, step, "normal", ranks, wide, job.model.hidden, moe.top_k)  # type: ignore[arg-type]
+        if one.provenance == "roofline":
+            return 0.0
+        seconds += one.seconds / 2.0
+    return seconds

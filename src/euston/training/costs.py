@@ -242,6 +242,11 @@ class _Pricer:
                 balance=job.balance,
                 graphs=job.software.cuda_graphs,
                 recompute_modules=job.recompute_modules,
+                loss=job.software.loss,
+                dispatcher=job.software.expert_dispatcher,
+                expert_padding=job.software.expert_padding,
+                activation_kernel=job.software.activation_kernel,
+                rotary_kernel=job.software.rotary_kernel,
             )
             self.found[key] = _Priced(tuple(zip(ops, self.device.price_many(ops), strict=True)), self.pace)
         return self.found[key]

@@ -26,7 +26,10 @@ ContextExchange = Literal["ring", "all_gather", "ulysses"]
 ExpertExchange = Literal["direct", "two_hops"]
 Attention = Literal["flash", "unfused"]
 GradientDtype = Literal["fp32", "bf16", "fp16"]
-Loss = Literal["in-place", "pytorch"]
+Loss = Literal["in-place", "pytorch", "fused"]
+Dispatcher = Literal["alltoall", "deepep", "hybridep"]
+ActivationKernel = Literal["fused", "compiled"]
+RotaryKernel = Literal["fused", "eager"]
 CudaGraphs = Literal["none", "partial", "full"]
 Accumulation = Literal["fused-fp32", "fused-bf16", "autograd-fp16", "unfused-fp32", "none"]
 
@@ -41,6 +44,9 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "context": get_args(ContextExchange),
     "expert_all_to_all": get_args(ExpertExchange),
     "expert_dispatch": ("bf16", "fp8"),
+    "expert_dispatcher": get_args(Dispatcher),
+    "activation_kernel": get_args(ActivationKernel),
+    "rotary_kernel": get_args(RotaryKernel),
 }
 
 
@@ -75,8 +81,14 @@ class SoftwareProfile:
     cuda_graphs : "none" | "partial" | "full"
         Kernels replayed from recorded graphs instead of being launched one by one: none, attention, router
         and dispatch, or the whole iteration.
-    loss : "in-place" | "pytorch"
-        Whether softmax and gradient overwrite the FP32 logits (Megatron-LM) or each have their own memory.
+    loss : "in-place" | "pytorch" | "fused"
+        Whether softmax and gradient overwrite the FP32 logits (Megatron-LM), each have their own memory, or
+        the gradient takes the place of the 16-bit logits (Transformer Engine).
+    activation_kernel : "fused" | "compiled"
+        Whether a gated activation's backward is one kernel, or what a compiler makes of it (Megatron-Core).
+    rotary_kernel : "fused" | "eager"
+        Whether rotary positions are one kernel, or PyTorch's own operations one by one (Megatron-Core where a
+        model scales them).
     context : "ring" | "all_gather" | "ulysses"
         How context-parallel ranks exchange keys and values: passed round behind the attention of each part
         (arXiv:2310.01889), gathered at once (Llama 3), or heads for sequence by all-to-alls (Ulysses).
@@ -85,6 +97,12 @@ class SoftwareProfile:
         there (DeepEP).
     expert_dispatch : "bf16" | "fp8"
         What tokens are sent to experts as; they come back in BF16.
+    expert_dispatcher : "alltoall" | "deepep" | "hybridep"
+        Who carries tokens to experts: NCCL's all-to-all between copies and sorts in memory, or a library that
+        sends each token once to a rank (`deepep`) and pads what arrives (`hybridep`).
+    expert_padding : bool
+        In 8 and 4 bit the rows of each expert are padded by a copy, and back: Megatron-Core without dropped
+        tokens, unless HybridEP or the router pads.
     expert_node_limit : int
         Most scale-up domains that the experts of one token sit in (DeepSeek-V3: 4); 0 is no limit.
     expert_overlap : bool
@@ -109,9 +127,13 @@ class SoftwareProfile:
     dropout: bool = False
     loss: Loss = "in-place"
     cuda_graphs: CudaGraphs = "none"
+    activation_kernel: ActivationKernel = "fused"
+    rotary_kernel: RotaryKernel = "fused"
     context: ContextExchange = "ring"
     expert_all_to_all: ExpertExchange = "two_hops"
     expert_dispatch: str = "bf16"
+    expert_dispatcher: Dispatcher = "alltoall"
+    expert_padding: bool = False
     expert_node_limit: int = 0
     expert_overlap: bool = False
     recompute: Recompute = "none"

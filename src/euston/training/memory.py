@@ -68,8 +68,10 @@ _GRADIENT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
 # Bytes per logit. The vocabulary-parallel loss of Megatron-LM writes the softmax over the FP32 copy and the
 # gradient over the softmax: 2 + 4. PyTorch's cross_entropy keeps the FP32 log-softmax and makes its
 # gradient and
-# the gradient of the logits beside it: 3 * 4. Between forward and backward both keep 4.
-_LOSS_BYTES = {"in-place": 6.0, "pytorch": 12.0, "kept": 4.0}
+# the gradient of the logits beside it: 3 * 4. Between forward and backward both keep 4. Transformer Engine's
+# kernel writes the gradient over the 16-bit logits: 2, which are also what is kept.
+_LOSS_BYTES = {"in-place": 6.0, "pytorch": 12.0, "fused": 2.0}
+_LOSS_KEPT = {"in-place": 4.0, "pytorch": 4.0, "fused": 2.0}
 _STATE = ("parameters", "gradients", "optimizer")
 _PARTS = ("parameters", "gradients", "optimizer", "activations", "temporary", "allocator")
 
@@ -381,10 +383,10 @@ def loss_bytes(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bytes of the logits of a micro-batch that waits for its backward, and of the pass at work.
 
-    Only the FP32 softmax stays of the former.
+    Only the FP32 softmax, or the gradient, stays of the former.
     """
-    kept = logits * (_LOSS_BYTES["kept"] / _LOSS_BYTES["in-place"])
-    return kept, logits * (_LOSS_BYTES[job.software.loss] / _LOSS_BYTES["in-place"])
+    unit, loss = logits / _LOSS_BYTES["in-place"], job.software.loss
+    return unit * _LOSS_KEPT[loss], unit * _LOSS_BYTES[loss]
 
 
 def dropped_bytes(job: TrainingJob, kind: LayerKind) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -121,6 +122,25 @@ def test_bounded_with_loss(tmp_path, rule):
         if rule in ("count", "local", "stale"):
             assert x.min() >= (0.99 if rule != "stale" else 0.3) and x.max() <= 3.01
         assert abs(float(np.median(x)) - 2.0) < 0.2
+
+
+def test_what_comes_early_is_lost_as_often(tmp_path):
+    """A rank that is late has its parts of the next exchange waiting; the report counts what was injected."""
+    loss, d, gap = 0.2, 200_000, 0.2
+
+    def work(group):
+        seen = []
+        for _ in range(6):
+            if group.rank == 0:
+                time.sleep(gap)  # the other's part is there before this begins
+            x = np.ones(d, np.float32)
+            seen.append(float(group.all_reduce(x).received[0][1 - group.rank]))
+        return seen
+
+    bounded = Bounded(t_b=2 * gap, floor=0.02, repair="none")
+    late, _ = together(tmp_path, 2, work, bounded=bounded, loss=Iid(loss))
+    packets = 6 * (d // 2 * 4 // 1440)
+    assert np.mean(late) == pytest.approx(1 - loss, abs=4 * np.sqrt(loss * (1 - loss) / packets))
 
 
 def test_nan_is_an_error_or_everybody_skips(tmp_path):

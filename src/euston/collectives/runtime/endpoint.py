@@ -194,7 +194,7 @@ class Endpoint:
             self.mismatch = int(self._stop[7])
         length, segment, at = (int(b.state[k]) for k in (calls.LENGTH, calls.SEGMENT, calls.AT))
         if at + wire.HEADER <= length:
-            at = self._other(b.data, length, segment, at)
+            at = self._other(b.data, length, segment, at, b.keep)
             self._digest(b.data, b.data32, length, segment, b.keep, at)
 
     def _noted(self) -> None:
@@ -234,7 +234,7 @@ class Endpoint:
                 if stop[7] >= 0:
                     self.mismatch = int(stop[7])
                 if at + wire.HEADER <= length:
-                    at = self._other(data, length, segment, at)
+                    at = self._other(data, length, segment, at, keep)
             if self.stats[wire.FRESH] > before:
                 e.news = time.monotonic()
                 src = _source(data)
@@ -261,7 +261,7 @@ class Endpoint:
                 self.stats[wire.BAD] += 1
                 at += segment
                 continue
-            at = self._other(data, length, segment, at)
+            at = self._other(data, length, segment, at, keep)
         return at
 
     def _ours(self, data: NDArray[np.uint8], at: int) -> bool:
@@ -271,14 +271,16 @@ class Endpoint:
             and int.from_bytes(first[4:8], "little") == self.token
         )
 
-    def _other(self, data: NDArray[np.uint8], length: int, segment: int, at: int) -> int:
+    def _other(
+        self, data: NDArray[np.uint8], length: int, segment: int, at: int, keep: NDArray[np.bool_]
+    ) -> int:  # fmt: skip
         """A packet that is no data of the present exchange; `_stop` says (kind, stage, src, seq, size, d)."""
         kind, stage, src, seq, size = (int(v) for v in self._stop[:5])
         self.heard[src] += 1
         self.newest[src] = max(self.newest[src], seq)
         now = -1 if self.current is None else self.current.seq
         if kind == wire.DATA:
-            end = int(wire.same(data, length, segment, at, seq))
+            end = int(wire.same(data, length, segment, at, seq, keep))
             if seq <= max(now, self.recent[-1].seq if self.recent else -1):
                 self.stats[wire.LATE] += -(-(end - at) // segment)
             else:

@@ -192,9 +192,14 @@ def take(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, no_cfunc_wrapper=True, nogil=True)
-def same(data, length, segment, at, seq):  # type: ignore[no-untyped-def]
-    """End of the run of data packets of exchange ``seq`` that begins at ``at``."""
-    while at + HEADER <= length and data[at + KIND] == DATA and _get(data, at + SEQ, 4) == seq:
+def same(data, length, segment, at, seq, keep):  # type: ignore[no-untyped-def]
+    """End of the run of data packets of exchange ``seq`` that begins at ``at``; lost ones end it, too."""
+    while (
+        at + HEADER <= length
+        and keep[at // segment]
+        and data[at + KIND] == DATA
+        and _get(data, at + SEQ, 4) == seq
+    ):
         at += segment
     return min(at, length)
 
@@ -235,6 +240,6 @@ def compile_kernels() -> None:
         np.zeros((2, 1), np.int64),
         np.zeros(STATS, np.int64), np.zeros(8, np.int64),
     )  # fmt: skip
-    same(data, 36, 36, 0, 0)
+    same(data, 36, 36, 0, 0, np.ones(1, np.bool_))
     divide(data32.copy(), 1, np.ones(1, np.float32), data32.copy())
     finite(data32.view(np.uint32))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from euston.collectives.stragglers.base import StepOutcome, check_ready
 from euston.errors import ConfigError
+from euston.units import PositiveDuration
 
 __all__ = ["Deadline"]
 
@@ -20,12 +21,12 @@ class Deadline:
 
     Parameters
     ----------
-    seconds : float
+    seconds : duration
     stale : bool
         Whether late gradients come with the next step.
     """
 
-    seconds: float
+    seconds: PositiveDuration
     stale: bool = False
     name: ClassVar[str] = "deadline"
 

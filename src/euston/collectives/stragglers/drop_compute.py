@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from euston.collectives.stragglers.base import StepOutcome, check_ready
 from euston.errors import ConfigError
+from euston.units import PositiveDuration
 
 __all__ = ["DropCompute", "best_threshold"]
 
@@ -23,11 +24,11 @@ class DropCompute:
 
     Parameters
     ----------
-    threshold : float
-        tau, s; `best_threshold` finds the best for a measured trace.
+    threshold : duration
+        tau; `best_threshold` finds the best for a measured trace.
     """
 
-    threshold: float
+    threshold: PositiveDuration
     name: ClassVar[str] = "drop_compute"
 
     def __post_init__(self) -> None:

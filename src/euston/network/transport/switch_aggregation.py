@@ -256,6 +256,7 @@ class _Run:
         self.up_free = np.zeros(self.n) if start is None else np.asarray(start, np.float64).copy()
         self.down_free = np.zeros(self.n)
         self.heap: list[tuple[float, int, str, int, int]] = []
+        self.overdue: set[int] = set()
         self.order = self.sent = self.resent = 0
         self.end = 0.0
 
@@ -301,6 +302,8 @@ class _Run:
                         self._answer(now, other, chunk)
                 elif action == "one":
                     self._answer(now, worker, chunk)
+                elif action == "wait" and chunk in self.overdue:
+                    self._close(now, chunk, results)
                 elif action == "wait" and self.deadline is not None and self._first(chunk):
                     self._push(now + self.deadline, "close", -1, chunk)
             elif what == "close":
@@ -322,6 +325,7 @@ class _Run:
 
     def _close(self, now: float, chunk: int, results: dict[int, NDArray[np.int64]]) -> None:
         done = self.switch.close(chunk)
+        self.overdue.discard(chunk)
         slot, version = chunk % self.window, chunk // self.window % 2
         if done is not None:
             results[chunk], bitmap = done
@@ -329,8 +333,7 @@ class _Run:
             for other in range(self.n):
                 self._answer(now, other, chunk)
         elif self.switch.chunk[version, slot] == chunk and not self.switch.closed[version, slot]:
-            assert self.deadline is not None
-            self._push(now + self.deadline, "close", -1, chunk)  # too few yet: look again
+            self.overdue.add(chunk)  # too few yet: the next contribution closes it
 
 
 def aggregation_time(d: int, rate: float, rtt: float, pool: SwitchPool, window: int) -> float:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from euston.models import Balance, Transformer
 from euston.serving.providers._model import Layout, Prices, Shares, token_knots
+from euston.serving.providers.encoder import encoder_seconds, encoder_step_time, image_tokens
 from euston.serving.providers.measured import Measured
 from euston.serving.providers.memory import kv_blocks, kv_bytes_per_token, weight_bytes
 from euston.serving.providers.software import EngineSoftware, engine_software
@@ -28,7 +29,11 @@ __all__ = [
     "Layout",
     "Measured",
     "Prices",
+    "Shares",
+    "encoder_seconds",
+    "encoder_step_time",
     "engine_software",
+    "image_tokens",
     "kv_blocks",
     "kv_bytes_per_token",
     "step_time",
@@ -57,6 +62,7 @@ def step_time(
     low_latency: bool = False,
     experts_apart: bool = False,
     exchange_bandwidth: float = 0.0,
+    two_batch_overlap: bool = False,
     max_tokens: int = 8192,
     max_sequences: int = 1024,
 ) -> StepTime:
@@ -88,6 +94,9 @@ def step_time(
     exchange_bandwidth : float
         Bytes/s per accelerator of the link that binds an expert exchange where no table applies; 0: the
         scale-up link's.
+    two_batch_overlap : bool
+        A step is run as two halves, one of which computes while the other's tokens travel to experts and
+        back. Both read the weights. What travels hides behind everything but the experts themselves.
     max_tokens, max_sequences : int
         To which the curves are worked out; beyond, the last slope goes on.
 
@@ -130,12 +139,17 @@ def step_time(
 
     group = np.zeros(0)
     if data > 1 or (experts_apart and routed.any()):
-        shared = routed + prices.exchanged(knots, low_latency, shares)
+        travel = prices.exchanged(knots, low_latency, shares)
+        if two_batch_overlap and data > 1:
+            own, routed, travel = (_halves(knots, values) for values in (own, routed, travel))
+            comm, travel = comm + travel, np.zeros(len(knots))
+        shared = routed + travel
         group = dense(np.concatenate([[0], knots * data]), np.concatenate([[shared[0]], shared]))
     return StepTime(
         fixed=fixed,
         tokens=curve(own),
-        communication=curve(comm) if tensor > 1 else np.zeros(0),
+        communication=curve(comm) if comm.any() else np.zeros(0),
+        overlap=float(two_batch_overlap and data > 1),
         sequences=dense(np.concatenate([[0], rows]), np.concatenate([[0.0], head])),
         group=group,
         prefill=chunk,
@@ -148,3 +162,8 @@ def step_time(
         send_token=model.hidden * 2.0 / accelerator.scale_up_bandwidth,
         provenance=shares.words(),
     )
+
+
+def _halves(knots: NDArray[np.int64], seconds: _A) -> _A:
+    """Seconds of two batches of half the tokens each, one after the other."""
+    return np.asarray(2.0 * np.interp(np.maximum(knots / 2.0, 1.0), knots, seconds), np.float64)

@@ -303,14 +303,17 @@ class Prices:
         for j, tokens in enumerate(knots.tolist()):
             if lay.expert > 1:  # tokens go to the experts' accelerators and come back
                 mode = "low_latency" if low_latency else "normal"
+                sent = tokens * lay.data * moe.top_k
+                # the rank that most tokens go to is the last to have them, and to send them back
+                fullest = self.balance.load(sent, moe.experts, lay.expert).rows * lay.expert / sent
                 for step in ("dispatch", "combine"):
                     cost = exchange(
                         self.accelerator, step, mode, lay.expert, tokens / lay.tensor,  # type: ignore[arg-type]
                         self.model.hidden, moe.top_k, bandwidth=self.exchange_bandwidth or None,
                     )  # fmt: skip
-                    seconds[j] += cost.seconds
+                    seconds[j] += cost.seconds * fullest
                     if j == len(knots) // 2:
-                        shares.add(cost.seconds * layers, cost.provenance)
+                        shares.add(cost.seconds * fullest * layers, cost.provenance)
             else:  # every accelerator sees all tokens: gathered before, reduced after
                 nbytes = tokens * lay.data * self.model.hidden * 2.0
                 for name in ("all_gather", "reduce_scatter"):

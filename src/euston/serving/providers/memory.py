@@ -33,14 +33,20 @@ def weight_bytes(
     data: int = 1,
     dtype: str = "bf16",
     weight: float = 0.0,
+    redundant: int = 0,
 ) -> float:
-    """Bytes of weights on one accelerator: layers in `dtype` (or `weight` bytes each), the rest in BF16."""
+    """Bytes of weights on one accelerator: layers in `dtype` (or `weight` bytes each), the rest in BF16.
+
+    ``redundant``: copies of experts beside one of each, in every layer.
+    """
     recipe = RECIPES.get(dtype)
     element = weight or (recipe.element if recipe is not None else 4.0 if dtype == "fp32" else 2.0)
     total = 0.0
     for kind, count in model.kind_counts.items():
         share = model.rank_share("layer", tensor, kind=kind)
-        total += count * element * (share.dense + share.experts / data)  # experts are split over all of them
+        more = 1.0 if model.moe is None else 1.0 + redundant / model.moe.experts
+        # experts are split over all accelerators
+        total += count * element * (share.dense + more * share.experts / data)
     return total + 2.0 * (
         model.rank_parameters("embedding", tensor)
         + (0 if model.tied else model.rank_parameters("head", tensor))
@@ -60,6 +66,7 @@ def kv_blocks(
     block_size: int = 16,
     utilisation: float = 0.9,
     max_tokens: int = 8192,
+    redundant: int = 0,
 ) -> int:
     """KV blocks of a rank: what the weights, a step's activations and graphs leave of the memory.
 
@@ -72,7 +79,8 @@ def kv_blocks(
         When the weights do not fit: what is needed and what there is, per accelerator.
     """
     there = accelerator.memory_bytes * utilisation
-    weights = weight_bytes(model, tensor=tensor, data=data, dtype=dtype, weight=weight) / pipeline
+    weights = weight_bytes(model, tensor=tensor, data=data, dtype=dtype, weight=weight, redundant=redundant)
+    weights /= pipeline
     work = (
         max_tokens * (8 * model.hidden + 4 * model.ffn / tensor) * 2.0
         + 256 * model.vocab / tensor * 4.0
