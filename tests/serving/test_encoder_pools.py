@@ -117,6 +117,17 @@ def test_a_queue_of_one_encoder() -> None:
     assert found[images == 0].max() < 0.1
 
 
+def test_more_images_than_a_step_takes() -> None:
+    """Encoded in several steps, one after the other; an encoder has no blocks to run out of."""
+    pools = [{"role": "encode", "engine": {"max_num_batched_tokens": TOKENS}}, *BOTH]
+    one, result, images = log(pools)
+    assert images.max() > 4 and result.scalars["done"] == 40
+    each = float(seconds(np.ones(1, np.int64))[0])
+    wire = images * TOKENS * HIDDEN * 2 / (400e9 / 8)
+    expected = images * each + wire + prefill(one, "both", images)
+    assert np.isclose(result.tables["requests"]["ttft"].to_numpy(), expected, rtol=0.02).mean() >= 0.9
+
+
 def test_dead_encoders_hold_images_and_lose_nothing() -> None:
     failing = {"failures": [{"pool": 0, "replica": 0, "at": "1 s", "until": "30 s"}]}
     pools = [{"role": "encode"}, *BOTH]

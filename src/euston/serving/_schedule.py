@@ -182,7 +182,7 @@ def go_on(s, rank, pool, slot, budget, phase):  # type: ignore[no-untyped-def]
             n = min(n, long)
         n = min(n, budget)
         need, itself = np.int64(0), False
-        if computed + n > np.int64(req[r, BLOCKS]) * block:
+        if not pool_i[pool, P_ENCODES] and computed + n > np.int64(req[r, BLOCKS]) * block:
             need = (computed + n + block - 1) // block - np.int64(req[r, BLOCKS])
         while need > rank_i[rank, R_FREE]:
             out = victim(s, rank, pool, slot)
