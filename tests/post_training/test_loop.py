@@ -216,7 +216,7 @@ def plain(
     batch=st.integers(1, 7),
     lag=st.integers(0, 3),
     update=st.floats(0.05, 1.3),
-    push=st.floats(0.0, 0.4),
+    push=st.floats(1e-6, 0.4),  # at 0 a push and a verdict may tie, and either order is right
     reward=st.sampled_from([0.0, 0.0931]),
 )
 def test_equal_to_the_plain_event_loop(

@@ -220,7 +220,7 @@ def executed(
         np.zeros(n), nothing,
     )  # fmt: skip
     run = execute(template.program, table, [1.0])
-    step = _step_time(run, template, np.arange(len(template.program))[None])
+    step = _step_time(run.start, run.end, template, np.arange(len(template.program))[None])
     norm = 2 * int(np.ceil(np.log2(p))) * SCALE_OUT_STEP_LATENCY if p > 1 else 0.0
     return step if schedule == "zb-h2" else step - norm
 
