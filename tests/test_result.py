@@ -94,6 +94,8 @@ def test_a_folder_that_is_no_result_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(ResultError, match="exists and is not a saved result"):
         example().save(tmp_path / "file")
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    with pytest.raises(ResultError, match="cannot be written"):
+        example().save(tmp_path / "file" / "below")
 
 
 def test_a_failed_save_leaves_nothing_and_keeps_the_older_one(

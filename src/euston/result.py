@@ -173,8 +173,11 @@ class Result:
             text = json.dumps(content, indent=1, default=_plain)
         except (TypeError, ValueError) as error:
             raise ResultError(at("meta", f"cannot be saved: {error}")) from error
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        except OSError as error:
+            raise ResultError(at(str(directory), f"cannot be written: {error.strerror}")) from None
         try:
             for name, frame in frames.items():
                 frame.write_parquet(temporary / f"{name}.parquet")

@@ -108,6 +108,16 @@ def test_bad_files_are_refused_with_the_place(file: Path, old: str, new: str, pl
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("nowhere/a.yaml", "does not exist"), ("a.txt", "ends in .yaml"), ("small.yaml", "the plan is for")],
+)
+def test_where_nothing_can_be_written_is_said_before_the_search(file: Path, name: str, words: str) -> None:
+    done = call(file, "--write", file.parent / name)
+    assert done.exit_code == 2 and words in done.stderr and done.stdout == ""
+    assert file.read_text() == FILE
+
+
 def test_ctrl_c_prints_what_was_found(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from euston.training.plan.book import Book
 

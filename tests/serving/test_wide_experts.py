@@ -160,6 +160,7 @@ def test_memory_of_copies() -> None:
         ({"kind": "trace", "trace": [1.0, 2.0]}, {}, "2 entries for 256 experts"),
         ({"two_batch_overlap": True}, {"data": 1, "expert": 8, "tensor": 8}, "data 1"),
         ({"kind": "gauss"}, {}, "kind"),
+        ({}, {"expert": 5}, r"pools\[0\]\.expert`: 5 does not divide the 16 accelerators"),
     ],
 )
 def test_refusals(experts: dict[str, Any], pool: dict[str, Any], words: str) -> None:

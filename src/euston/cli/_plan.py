@@ -58,6 +58,8 @@ def plan(
     use_catalog(catalog)
     for path in report or []:
         check_path(path)  # before the work, not after it
+    if write_to is not None:
+        _check_target(write_to, file)
     with progress(quiet) as tell:
         tell(f"reading {file}")
         scenario = scenarios.load(file)
@@ -93,6 +95,20 @@ def plan(
     if "interrupted" in result.meta:
         say(f"interrupted {result.meta['interrupted']}; these are the best until then")
         raise typer.Exit(INTERRUPTED)
+
+
+def _check_target(path: Path, file: Path) -> None:
+    """Refuse a file that cannot take the scenario, or that is the one it was read from."""
+    from euston.errors import ConfigError
+
+    if path.is_dir() or path.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"{path}: the scenario goes to a file that ends in .yaml")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"{path}: the folder {path.parent} does not exist")
+    if path.exists() and path.samefile(file):
+        raise ConfigError(
+            f"{path}: is the file that the plan is for; name another, its comments would be lost"
+        )
 
 
 def _summary(result: Result, top: int) -> None:

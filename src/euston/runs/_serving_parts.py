@@ -350,6 +350,11 @@ def _balance(model: Transformer, one: PoolSection, where: str) -> Balance:
     if model.moe is None:
         return balance
     balance.check(model.moe.experts, where=f"{where}.experts")
+    world = one.tensor * one.data
+    if world % one.expert:
+        raise ConfigError(
+            at(f"{where}.expert", f"{one.expert} does not divide the {world} accelerators of tensor x data")
+        )
     held = model.moe.experts + balance.redundant
     if held % one.expert:
         raise ConfigError(

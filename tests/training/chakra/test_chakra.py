@@ -364,6 +364,7 @@ def test_hostile_files_are_refused_with_one_sentence(tmp_path: Path) -> None:
         "length cut": (good + b"\x80", "middle of a length"),
         "endless length": (b"\xff" * 30, "more than ten bytes"),
         "huge length": (b"\xff\xff\xff\xff\x7f" + good, "at most"),
+        "nothing": (b"", "is empty"),
         "no message": (b"\x04\xff\xff\xff\xff" + good, "no message of the Chakra schema"),
     }
     for name, (content, words) in cases.items():

@@ -97,7 +97,10 @@ def read_trace(path: Path, limits: Limits | None = None) -> Trace:
         with _open(path) as stream:
             found = _messages(stream, str(path), limits)
             head = m.metadata()
-            _parse(head, next(found, b""), f"{path}: metadata", m.decode_error)
+            first = next(found, None)
+            if first is None:
+                raise TraceError(f"{path}: is empty; a trace begins with its metadata")
+            _parse(head, first, f"{path}: metadata", m.decode_error)
             for number, content in enumerate(found):
                 where = f"{path}: node number {number}"
                 if number >= limits.nodes:
