@@ -110,7 +110,9 @@ def _numbers(text: str) -> list[int]:
         if not first.isdecimal() or (dash and not last.isdecimal()) or len(part) > 24:
             raise ConfigError(f"--ranks: {part!r} is no number and no range; write e.g. 0-7,64")
         begin, end = int(first), int(last) if dash else int(first)
-        if end < begin or end - begin >= 65_536 or len(found) > 65_536:
+        if end < begin:
+            raise ConfigError(f"--ranks: {part!r} ends before it begins; write {last}-{first}")
+        if end - begin >= 65_536 or len(found) > 65_536:
             raise ConfigError(f"--ranks: {part!r} is no range of at most 65,536 ranks")
         found += range(begin, end + 1)
     return found

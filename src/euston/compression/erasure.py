@@ -106,7 +106,9 @@ class Fec:
         if self.kind == "xor" and self.parity != 1:
             raise ConfigError(f"`fec.parity`: {self.parity}; XOR makes exactly one (Reed-Solomon makes more)")
         if self.kind == "rs" and self.data + self.parity > 256:
-            raise ConfigError(f"`fec`: {self.data} + {self.parity} packets; Reed-Solomon in bytes names 256")
+            raise ConfigError(
+                f"`fec`: {self.data} + {self.parity} packets; Reed-Solomon has names for 256 at most"
+            )
 
     def blocks(self, packets: int) -> NDArray[np.int64]:
         """The packets of each block, int64[blocks, data], -1 where a block is short.

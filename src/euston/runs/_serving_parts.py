@@ -167,6 +167,8 @@ def _lengths(value: Any, place: str) -> Any:
         return workloads.LENGTHS.get(str(given.pop("kind")))(**given)
     except TypeError as error:
         raise ConfigError(at(place, str(error).rpartition("() ")[2])) from None
+    except ConfigError as error:
+        raise ConfigError(at(place, str(error).removeprefix("`lengths`: "))) from None
 
 
 def deployment(

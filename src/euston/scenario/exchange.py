@@ -240,8 +240,8 @@ class ExchangeSection(JobBase):
         elif self.bytes < 4 * ranks:
             yield at(f"{here}.bytes", f"{self.bytes:g} B for {ranks} hosts; 4 B for each at least")
         k = self.stragglers.settings.get("k")
-        if isinstance(k, int) and k > ranks:
-            yield at(f"{here}.stragglers.k", f"{k} of {ranks} hosts")
+        if isinstance(k, int) and k > ranks >= 2:
+            yield at(f"{here}.stragglers.k", f"{k} is more than the {ranks} hosts; use {ranks} or fewer")
         most = self.codec.settings.get("workers")
         if isinstance(most, int) and most < ranks:
             yield at(f"{here}.codec.workers", f"{most} for {ranks} hosts; sums would overflow")
@@ -266,7 +266,10 @@ class ExchangeSection(JobBase):
         if ranks > 32:
             yield at(f"{here}.switch", f"has {ranks} hosts; a switch's bitmap holds 32")
         if self.switch.least > ranks:
-            yield at(f"{here}.switch.least", f"{self.switch.least} of {ranks} hosts")
+            yield at(
+                f"{here}.switch.least",
+                f"{self.switch.least} is more than the {ranks} hosts; use {ranks} or fewer",
+            )
         for key in ("codec", "rule", "bounds", "fec", "stragglers", "tail", "mtu"):
             if key in self.model_fields_set:
                 yield at(

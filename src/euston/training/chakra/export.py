@@ -104,7 +104,7 @@ def traces(
     world = part.job.parallel.world
     wanted = list(range(world)) if ranks is None else sorted(set(ranks))
     if wanted and not 0 <= wanted[0] <= wanted[-1] < world:
-        raise ConfigError(f"`ranks`: {wanted[-1]} is not one of the job's {world} ranks")
+        raise ConfigError(f"--ranks: {wanted[-1]} is not one of the job's; they are 0 to {world - 1}")
     if (part.replicas != 1).any():
         raise ConfigError("a folded step has no times of single replicas; run it with `run.folding: false`")
     writer = _Writer(iteration, part, placement)
