@@ -9,6 +9,7 @@ from typing import Any
 from euston.report import _words as words
 from euston.result import Result
 from euston.scenario import yaml_text
+from euston.units import format_bytes
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -68,7 +69,9 @@ def subtitle(result: Result) -> str:
             continue
         if job.get("kind") == "exchange":
             codec = job.get("codec", {}).get("kind", "none")
-            parts.append(f"{job.get('name')}: {job.get('bytes')}" + (f", {codec}" if codec != "none" else ""))
+            size = str(job.get("bytes", "")).replace(".0 B", " B")
+            size = format_bytes(float(size[:-2])) if size[:-2].isdecimal() and size.endswith(" B") else size
+            parts.append(f"{job.get('name')}: {size}" + (f", {codec}" if codec != "none" else ""))
             continue
         model = job.get("model")
         if isinstance(job.get("federation"), dict):

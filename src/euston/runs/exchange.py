@@ -209,6 +209,6 @@ def _assumptions(ready: PreparedExchange) -> list[dict[str, str]]:
     if ready.section.switch is None and ready.section.bounds.t_b is None:
         rows.append(("bounds.t_b", "measured from exchanges without loss", "as the runtime does"))
     return [
-        {"where": where, "value": value, "why": why, "source": "euston", "kind": "assumption"}
+        {"where": where, "value": value, "why": why, "source": "euston", "kind": "assumed"}
         for where, value, why in rows
     ]
