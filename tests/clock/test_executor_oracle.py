@@ -13,7 +13,8 @@ from numba import config
 from numpy.typing import ArrayLike
 
 from euston.clock.events import CapacityEvent, SpeedEvent
-from euston.clock.executor import Execution, Executor, execute
+from euston.clock.execution import Execution
+from euston.clock.executor import Executor, execute
 from euston.clock.program import Kind, ProgramBuilder, TransferTable
 from euston.network.columns import ColumnsBuilder
 

@@ -2,7 +2,8 @@
 
 from euston.clock.conductor import Component, Conductor, Message
 from euston.clock.events import CapacityEvent, Event, RouteEvent, SpeedEvent
-from euston.clock.executor import Execution, Executor, execute
+from euston.clock.execution import Execution
+from euston.clock.executor import Executor, execute
 from euston.clock.process import Compute, Join, Processes, Receive, Send, Wait
 from euston.clock.program import Choices, Kind, Program, ProgramBuilder, QueueTable, TransferTable
 

@@ -12,7 +12,7 @@ from euston.report.figures import Figure, escape
 from euston.report.network import PALETTE, Section
 from euston.result import Result
 
-__all__ = ["DRAWN", "KIND", "KINDS", "sections"]
+__all__ = ["DRAWN", "KIND", "KINDS", "axes", "sections"]
 
 KIND = "serving"
 KINDS = (KIND, "capacity", "serving_search")
@@ -93,7 +93,8 @@ def _positions(n: int) -> NDArray[np.int64]:
     return np.unique(np.rint(share * (n - 1)).astype(np.int64))
 
 
-def _layout(height: int, x: str, y: str, **more: Any) -> dict[str, Any]:
+def axes(height: int, x: str, y: str, **more: Any) -> dict[str, Any]:
+    """Of a chart with two named axes and its legend above."""
     return {
         "height": height,
         "margin": {"l": 60, "r": 60, "t": 8, "b": 48},
@@ -129,7 +130,7 @@ def _cdf(requests: pl.DataFrame, slo: dict[str, Any]) -> Figure:
                 }
             )  # fmt: skip
     least = min((line["x"][0] for line in data if line.get("name", "Queue") != "Queue"), default=1e-3)
-    layout = _layout(380, "seconds", "share of requests")
+    layout = axes(380, "seconds", "share of requests")
     layout["xaxis"] |= {"type": "log", "range": [np.log10(least / 2), np.log10(_most(requests) * 1.3)]}
     layout["yaxis"] |= {"range": [0, 1.01], "tickformat": ".0%"}
     return {"data": data, "layout": layout}
@@ -155,7 +156,7 @@ def _by_prompt(requests: pl.DataFrame) -> Figure:
             "hovertemplate": "%{x} tokens: %{y:.4g} s, %{customdata:.0%} from the cache<extra></extra>",
         }
     ]  # fmt: skip
-    layout = _layout(340, "tokens of the prompt", "seconds to the first token")
+    layout = axes(340, "tokens of the prompt", "seconds to the first token")
     return {"data": data, "layout": layout}
 
 
@@ -177,7 +178,7 @@ def _load(load: pl.DataFrame) -> Figure:
     side = {"overlaying": "y", "side": "right", "rangemode": "tozero", "showgrid": False}
     return {
         "data": data,
-        "layout": _layout(340, "seconds", "requests", yaxis2={"title": {"text": "tokens"}, **side}),
+        "layout": axes(340, "seconds", "requests", yaxis2={"title": {"text": "tokens"}, **side}),
     }
 
 
@@ -193,7 +194,7 @@ def _replicas(looks: pl.DataFrame) -> Figure:
                     "line": {"color": colour, "width": width, "shape": "hv"},
                 }
             )  # fmt: skip
-    return {"data": data, "layout": _layout(280, "seconds", "replicas")}
+    return {"data": data, "layout": axes(280, "seconds", "replicas")}
 
 
 def _points(points: pl.DataFrame, axis: str, share: Any) -> Figure:
@@ -217,7 +218,7 @@ def _points(points: pl.DataFrame, axis: str, share: Any) -> Figure:
             }
         )  # fmt: skip
     words = {"rate": "requests per second", "replicas": "replicas"}
-    layout = _layout(340, words.get(axis, axis), "requests that keep the SLO")
+    layout = axes(340, words.get(axis, axis), "requests that keep the SLO")
     layout["yaxis"] |= {"tickformat": ".0%"}
     return {"data": data, "layout": layout}
 
@@ -244,5 +245,5 @@ def _pareto(candidates: pl.DataFrame) -> Figure:
         )  # fmt: skip
     return {
         "data": data,
-        "layout": _layout(400, "seconds to the first token, P90", "requests per second and accelerator"),
+        "layout": axes(400, "seconds to the first token, P90", "requests per second and accelerator"),
     }

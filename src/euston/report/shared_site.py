@@ -43,17 +43,6 @@ def sections(result: Result) -> list[Section]:
     return found + serving.sections(result)
 
 
-def _axes(height: int, x: str, y: str) -> dict[str, Any]:
-    return {
-        "height": height,
-        "margin": {"l": 70, "r": 30, "t": 8, "b": 48},
-        "hovermode": "closest",
-        "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
-        "xaxis": {"title": {"text": x}, "zeroline": False},
-        "yaxis": {"title": {"text": y}, "zeroline": False},
-    }
-
-
 def _steps(steps: pl.DataFrame) -> Figure:
     data: list[dict[str, Any]] = []
     for i, ((job,), rows) in enumerate(steps.group_by("job", maintain_order=True)):
@@ -71,7 +60,7 @@ def _steps(steps: pl.DataFrame) -> Figure:
                 "hovertemplate": "alone: %{y:.5g} s<extra></extra>",
             },
         ]  # fmt: skip
-    return {"data": data, "layout": _axes(320, "seconds", "seconds of a step")}
+    return {"data": data, "layout": serving.axes(320, "seconds", "seconds of a step")}
 
 
 def _handovers(handovers: pl.DataFrame) -> Figure:
@@ -90,7 +79,7 @@ def _handovers(handovers: pl.DataFrame) -> Figure:
                 "hovertemplate": f"{run}: %{{x:.4g}} s: %{{y:.1%}}<extra></extra>",
             }
         )  # fmt: skip
-    layout = _axes(320, "seconds of a hand-over", "share of hand-overs")
+    layout = serving.axes(320, "seconds of a hand-over", "share of hand-overs")
     layout["xaxis"]["type"] = "log"
     layout["yaxis"] |= {"range": [0, 1.01], "tickformat": ".0%"}
     return {"data": data, "layout": layout}

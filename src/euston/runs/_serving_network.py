@@ -18,7 +18,7 @@ from euston.scenario.serving import ServingSection
 from euston.serving import Deployment
 from euston.serving.network import Handovers
 
-__all__ = ["Paths", "handovers", "paths"]
+__all__ = ["Paths", "handovers", "paths", "slots"]
 
 MOST_PAIRS = 2**20
 """Pairs of ranks whose paths are worked out."""

@@ -27,7 +27,7 @@ from euston.scenario import Scenario
 from euston.serving import ServingResult
 from euston.serving.metrics import latencies, load_over_time, per_request
 from euston.serving.network import Handovers
-from euston.training import Composed, compose, model_flops
+from euston.training import Composed, compose, link_table, model_flops
 
 __all__ = ["KIND", "PreparedSite", "prepare", "run"]
 
@@ -365,20 +365,8 @@ def _links(ready: PreparedSite, together: _Served) -> pl.DataFrame:
     wiring, fabric = ready.composed.wiring, ready.training.site.fabric
     low = wiring.lowered
     rows = low.columns.load(together.carried.column_bytes[wiring.column_of])
-    carried = fabric.link_load(rows)
     span = max(float(np.nanmax(together.carried.end, initial=0.0)), *(log.end for log in together.logs))
-    found = []
-    for tier, links in fabric.tier_links().items():
-        if links.size:
-            use = carried[links] / (fabric.capacity[links] * span)
-            found.append(
-                {
-                    "tier": tier, "links": int(links.size), "idle_links": int((carried[links] <= 0).sum()),
-                    "capacity": float(fabric.capacity[links].sum()), "bytes": float(carried[links].sum()),
-                    "mean_utilisation": float(use.mean()), "max_utilisation": float(use.max()),
-                }
-            )  # fmt: skip
-    return pl.DataFrame(found)
+    return link_table(fabric, rows, span)
 
 
 def _assumptions(ready: PreparedSite) -> list[dict[str, str]]:

@@ -96,11 +96,6 @@ class Handovers:
         executor = Executor(ProgramBuilder().build(), TransferTable.units(columns), capacity, guests=slots)
         return cls(executor, {"serving": column}, parts={"serving": parts})
 
-    @property
-    def under_way(self) -> int:
-        """Hand-overs that have not sent their last byte."""
-        return len(self._note)
-
     def next_time(self) -> float:
         """When something happens on the network next, inf: nothing will."""
         return self.executor.next_time()

@@ -7,7 +7,7 @@ from .iteration import Composed, Iteration, JobRun, collect, compose, run_iterat
 from .job import SoftwareProfile, TrainingJob, software
 from .memory import Fit, fits, memory, require_fit
 from .mixed import host_speeds, relative_speed
-from .outcome import job_result, job_scalars, model_flops
+from .outcome import job_result, job_scalars, link_table, model_flops
 from .schedule import StageOrder, in_flight, order, stage_order
 from .stages import Stages, place
 from .wiring import Wiring, wire
@@ -25,6 +25,7 @@ __all__ = [
     "LinkFault",
     "job_result",
     "job_scalars",
+    "link_table",
     "model_flops",
     "run_iteration",
     "Fit",

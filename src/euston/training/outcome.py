@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from euston import __version__
 from euston.clock import Kind
 from euston.cluster import Site
+from euston.fabrics import Fabric
 from euston.result import Result
 from euston.training.assumptions import assumptions
 from euston.training.attribution import CATEGORIES, attribute
@@ -19,7 +20,7 @@ from euston.training.iteration import Iteration, JobRun, compute_streams, stage_
 from euston.training.job import TrainingJob
 from euston.training.memory import memory
 
-__all__ = ["UNITS", "job_result", "job_scalars", "model_flops"]
+__all__ = ["UNITS", "job_result", "job_scalars", "link_table", "model_flops"]
 
 UNITS = {
     "step_time": "s", "mfu": "1", "hfu": "1", "tflops_per_accelerator": "TFLOP/s", "tokens_per_second": "1/s",
@@ -116,7 +117,7 @@ def job_result(iteration: Iteration, number: int, site: Site) -> Result:
             ),
             "stages": _stages(part, account.by_stage),
             "memory": account.held,
-            "links": _links(iteration, site),
+            "links": link_table(site.fabric, iteration.row_bytes, run.makespan),
             "operators": part.cost.operators,
         },
         timeline=_timeline(iteration, part),
@@ -149,15 +150,14 @@ def _stages(part: JobRun, by_stage: NDArray[np.float64]) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def _links(iteration: Iteration, site: Site) -> pl.DataFrame:
-    """Links by tier: bytes of all jobs, mean and largest utilisation until the last job's step ended."""
-    fabric, step = site.fabric, iteration.run.makespan
-    carried = fabric.link_load(iteration.row_bytes)
+def link_table(fabric: Fabric, row_bytes: NDArray[np.float64], seconds: float) -> pl.DataFrame:
+    """Links by tier: bytes of all jobs, mean and largest utilisation over ``seconds``."""
+    carried = fabric.link_load(row_bytes)
     rows = []
     for tier, links in fabric.tier_links().items():
         if links.size == 0:
             continue
-        use = carried[links] / (fabric.capacity[links] * step)
+        use = carried[links] / (fabric.capacity[links] * seconds)
         rows.append(
             {
                 "tier": tier,
