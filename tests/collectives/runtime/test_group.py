@@ -9,10 +9,13 @@ import time
 import numpy as np
 import pytest
 
+from euston.collectives.aggregation import AGGREGATION, Aggregator, Inclusion
 from euston.collectives.bounded import Bounded, Timeouts
 from euston.collectives.loss import GilbertElliott, Iid
-from euston.collectives.runtime import FolderStore, UdpGroup
-from euston.compression import CODECS, NonFinite, SizeMismatch
+from euston.collectives.runtime import FolderStore, UdpGroup, wire
+from euston.collectives.runtime.exchange import Exchange, Shards
+from euston.collectives.runtime.mean import Mean
+from euston.compression import CODECS, NonFinite, SizeMismatch, StepKey
 from euston.errors import ConfigError
 
 PATIENT = Bounded(t_b=20.0, floor=20.0)
@@ -164,6 +167,72 @@ def test_ranks_that_disagree_are_named(tmp_path):
         together(tmp_path, 2, work, bounded=Bounded(t_b=2.0))
     with pytest.raises(SizeMismatch, match=r"rank \d has rule \w+, rank \d \w+; all must agree"):
         together(tmp_path / "b", 2, work, rule=["count", "zero"])
+
+
+@pytest.mark.parametrize("rule", ["count", "ht", "local", "zero"])
+def test_sums_on_arrival_are_the_rule(rule):
+    """Packets in any order, each with its own chance to be lost, against the aggregator on whole parts."""
+    n, d, payload, rng = 4, 1003, 64, np.random.default_rng(5)
+    words, made = payload // 4, AGGREGATION.get(rule)()
+    parts, chance = vectors(n, d, 1), np.array([1.0, 0.9, 0.5, 0.7])
+    shards = Shards.of(d, n, payload, None)
+    x = parts[0].copy()
+    scale = made.scale(chance).astype(np.float32)
+    whole = 1.0 / float(made.divisor(np.array([n]), n)[0])
+    e = Exchange(shards, 0, n, 0, 0, x, None, scale, keep_parts=False, whole=whole)
+    e.total[:] = np.nan  # whatever was in that memory
+    first, last = shards.bounds[:2]
+    ptr, packets = shards.ptr[0], int(shards.packets[0])
+    came = rng.random((n, packets)) < 0.6
+    came[0], came[:, 3], came[1:, 5] = True, True, False
+    out, stats, stop = np.zeros(32 + payload, np.uint8), np.zeros(wire.STATS, np.int64), np.zeros(8, np.int64)
+    for at in rng.permutation((n - 1) * packets):
+        src, p = 1 + int(at) // packets, int(at) % packets
+        if not came[src, p]:
+            continue
+        data = parts[src, first:last].copy()
+        used = wire.fill(
+            out, out.view(np.float32), 32 + payload, data.view(np.uint8), data, ptr[: packets + 1],
+            np.array([p]), 0, 1, 0, 7, src, 0, 0, d, 0, 1, 0,
+        )  # fmt: skip
+        wire.take(
+            out, out.view(np.float32), used, used, 0, 0, d, 0, 7, np.ones(1, np.bool_), e.open, e.got, e.have,
+            e.tail, e.ptr, e.base, e.staged, e.staged32, e.total, e.count, e.mine, e.scale,
+            np.zeros((2, n), np.int64), stats, stop,
+        )  # fmt: skip
+    Mean(0, n, payload, None, made, Inclusion(n)).reduce(e, StepKey(step=0))
+    bounds = np.minimum(np.arange(packets + 1) * words, last - first)
+    plain = Aggregator(made, n, bounds, inclusion=chance, own=parts[0, first:last])
+    for src in range(n):
+        plain.add(src, parts[src, first:last], came[src])
+    want = plain.result().mean
+    assert stats[wire.FRESH] == came[1:].sum()
+    np.testing.assert_allclose(e.total, want, rtol=2e-6, atol=1e-6)
+    assert (x[first:last] == e.total).all() and (x[last:] == parts[0, last:]).all()
+
+
+def test_the_listener_gives_way(tmp_path):
+    """Who wants to begin does not wait until the listener has taken in all that others send meanwhile."""
+
+    def work(group):
+        ep = group.endpoint
+        if group.rank == 1:
+            gate.wait()
+            return None
+        ep._idle.clear()  # as `begin` does
+        group_socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        group_socket.sendto(b"x" * 100, ep.socket.address)
+        group_socket.close()
+        with ep.lock:
+            ep.socket.wait(1.0)
+            gave_way = not ep._drain()
+            ep._idle.set()
+            found = gave_way, ep._drain()
+        gate.wait()
+        return found
+
+    gate = threading.Barrier(2)
+    assert together(tmp_path, 2, work)[0] == (True, True)
 
 
 def test_forged_and_malformed_datagrams_change_nothing(tmp_path):

@@ -114,8 +114,8 @@ def _receive(fd, b):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, no_cfunc_wrapper=True, nogil=True)
 def drain(  # type: ignore[no-untyped-def]
-    fd, b, seq, d, codec, token, open_, got, have, tail, ptr, base, staged, staged32, total, count, scale,
-    told, stats, stop, heard, newest,
+    fd, b, seq, d, codec, token, open_, got, have, tail, ptr, base, staged, staged32, total, count, mine,
+    scale, told, stats, stop, heard, newest,
 ):  # fmt: skip
     """Take in everything that has come for exchange ``seq``; see `wire.take` for the arguments.
 
@@ -132,7 +132,7 @@ def drain(  # type: ignore[no-untyped-def]
         segment, before = b.state[SEGMENT], stats[wire.FRESH]
         at = wire.take(
             b.data, b.data32, length, segment, 0, seq, d, codec, token, b.keep, open_, got, have, tail, ptr,
-            base, staged, staged32, total, count, scale, told, stats, stop,
+            base, staged, staged32, total, count, mine, scale, told, stats, stop,
         )  # fmt: skip
         if stats[wire.FRESH] > before:
             b.state[FRESH] = 1
@@ -148,8 +148,8 @@ def drain(  # type: ignore[no-untyped-def]
 @njit(cache=True, no_cfunc_wrapper=True, nogil=True)
 def push(  # type: ignore[no-untyped-def]
     fd, b, address, batch, segment, data, data32, shard, first, last, stage, src, bucket, incast, micro,
-    seq, d, codec, token, open_, got, have, tail, ptr, base, staged, staged32, total, count, scale,
-    told, stats, stop, heard, newest,
+    seq, d, codec, token, open_, got, have, tail, ptr, base, staged, staged32, total, count, mine,
+    scale, told, stats, stop, heard, newest,
 ):  # fmt: skip
     """Send packets ``first`` to ``last`` of ``data``, and take in what comes after each buffer.
 
@@ -192,7 +192,7 @@ def push(  # type: ignore[no-untyped-def]
         first += many
         ended = drain(
             fd, b, seq, d, codec, token, open_, got, have, tail, ptr, base, staged, staged32, total, count,
-            scale, told, stats, stop, heard, newest,
+            mine, scale, told, stats, stop, heard, newest,
         )  # fmt: skip
         if ended != EMPTY:
             return ended, first
@@ -207,8 +207,8 @@ def compile_calls() -> None:
         0, 1, 0, 0, np.ones(2, np.bool_), np.zeros((2, 1, 1), np.uint8), np.zeros((2, 1), np.int64),
         np.zeros((2, 1), np.bool_), np.zeros((2, 1, 2), np.int64), np.zeros((2, 1), np.int64),
         np.zeros(4, np.uint8), np.zeros(1, np.float32), np.zeros(0, np.float32), np.zeros(1, np.int64),
-        np.ones(1, np.float32), np.zeros((2, 1), np.int64), np.zeros(wire.STATS, np.int64),
-        np.zeros(8, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64),
+        np.zeros(0, np.float32), np.ones(3, np.float32), np.zeros((2, 1), np.int64),
+        np.zeros(wire.STATS, np.int64), np.zeros(8, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64),
     )  # fmt: skip
     drain(-1, b, *some)
     push(

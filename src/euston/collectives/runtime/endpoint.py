@@ -60,7 +60,7 @@ class Endpoint:
         self.injected = self.resent = 0
         self.mismatch: int | None = None
         self.incast, self.micro = 1, 0
-        self._stash: deque[tuple[int, bytes, int]] = deque()
+        self._stash: deque[tuple[int, NDArray[np.uint8], int]] = deque()
         self._stashed = 0
         self._losses: LossProcess | None = loss.start(seed) if loss is not None and loss.rate > 0 else None
         self._stop = np.zeros(8, np.int64)
@@ -178,14 +178,16 @@ class Endpoint:
                 self._rest()
             self._noted()
             return bool(self._buffers.state[calls.SOME])
-        while True:
+        # an exchange that wants to begin goes before what the listener would take in for it
+        while self.current is not None or self._idle.is_set():
             length, segment = self.socket.receive()
             if length == 0:
-                return some
+                break
             some = True
             if length >= wire.HEADER:
                 keep = self._keep(length, segment)
                 self._digest(self.socket.data, self.socket.data32, length, segment, keep)
+        return some
 
     def _rest(self) -> None:
         """Deal with a buffer from where compiled code left it."""
@@ -229,7 +231,7 @@ class Endpoint:
                 at = wire.take(
                     data, data32, length, segment, at, e.seq, e.x.size, 0 if e.codec is None else 1,
                     self.token, keep, e.open, e.got, e.have, e.tail, e.ptr, e.base, e.staged, e.staged32,
-                    e.total, e.count, e.scale, self.told, self.stats, stop,
+                    e.total, e.count, e.mine, e.scale, self.told, self.stats, stop,
                 )  # fmt: skip
                 if stop[7] >= 0:
                     self.mismatch = int(stop[7])
@@ -284,7 +286,7 @@ class Endpoint:
             if seq <= max(now, self.recent[-1].seq if self.recent else -1):
                 self.stats[wire.LATE] += -(-(end - at) // segment)
             else:
-                self._keep_for_later(seq, data[at:end].tobytes(), segment)
+                self._keep_for_later(seq, data[at:end], segment)
             return end
         body = data[at + wire.HEADER : at + wire.HEADER + size].tobytes()
         if kind == wire.NACK:
@@ -295,11 +297,13 @@ class Endpoint:
                 self.current.skip = True
         return at + segment
 
-    def _keep_for_later(self, seq: int, content: bytes, segment: int) -> None:
-        self._stash.append((seq, content, segment))
-        self._stashed += len(content)
+    def _keep_for_later(self, seq: int, data: NDArray[np.uint8], segment: int) -> None:
+        room = np.empty(-(-data.size // 4) * 4, np.uint8)[: data.size]
+        room[:] = data
+        self._stash.append((seq, room, segment))
+        self._stashed += data.size
         while self._stashed > STASH:
-            self._stashed -= len(self._stash.popleft()[1])
+            self._stashed -= self._stash.popleft()[1].size
 
     def _answer(self, to: int, seq: int, stage: int, runs: NDArray[np.int64]) -> None:
         """Send again what somebody misses, as far as we have it."""
@@ -330,23 +334,23 @@ class Endpoint:
         self.current = e
         self._taking = (
             e.seq, e.x.size, 0 if e.codec is None else 1, self.token, e.open, e.got, e.have, e.tail, e.ptr,
-            e.base, e.staged, e.staged32, e.total, e.count, e.scale, self.told, self.stats, self._stop,
-            self.heard, self.newest,
+            e.base, e.staged, e.staged32, e.total, e.count, e.mine, e.scale, self.told, self.stats,
+            self._stop, self.heard, self.newest,
         )  # fmt: skip
         self.heard[:] = 0
         self.mismatch = None
         e.skip = e.seq in self.skips
         self.skips = {seq for seq in self.skips if seq > e.seq}
-        kept, self._stash = self._stash, deque()
-        self._stashed = 0
-        for seq, content, segment in kept:
+        later: deque[tuple[int, NDArray[np.uint8], int]] = deque()
+        for seq, content, segment in self._stash:
             if seq > e.seq:
-                self._keep_for_later(seq, content, segment)
-            elif seq == e.seq:
-                padded = np.zeros(-(-len(content) // 4) * 4, np.uint8)
-                padded[: len(content)] = np.frombuffer(content, np.uint8)
-                keep = np.ones(-(-len(content) // segment), np.bool_)
-                self._digest(padded, padded.view(np.float32), len(content), segment, keep)
+                later.append((seq, content, segment))
+                continue
+            self._stashed -= content.size
+            if seq == e.seq:
+                keep = np.ones(-(-content.size // segment), np.bool_)
+                self._digest(content, words(content), content.size, segment, keep)
+        self._stash = later
 
     def end(self) -> None:
         """The exchange is over; its results stay for those who ask, and the listener has the socket again."""

@@ -96,11 +96,13 @@ class Exchange:
 
     def __init__(
         self, shards: Shards, rank: int, ranks: int, seq: int, bucket: int, x: NDArray[np.float32],
-        codec: Codec | None, scale: NDArray[np.float32], *, keep_parts: bool,
+        codec: Codec | None, scale: NDArray[np.float32], *, keep_parts: bool, whole: float = 0.0,
         room: NDArray[np.float32] | None = None,
     ) -> None:  # fmt: skip
         self.shards, self.rank, self.ranks, self.seq, self.bucket = shards, rank, ranks, seq, bucket
-        self.x, self.codec, self.scale = x, codec, scale
+        self.x, self.codec = x, codec
+        self.scale = np.append(scale, (scale[rank], whole)).astype(np.float32)
+        """See `wire.take`; ``whole``: what it multiplies a sum by that everybody is part of."""
         self.own = self.shard_of(rank)
         packets = shards.ptr.shape[1] - 1
         owned = np.array([self.shard_of(r) for r in range(ranks)])
@@ -118,7 +120,7 @@ class Exchange:
         self.mine = x[first:last]
         self.total = np.zeros(0, np.float32)
         if self.summing:  # ``room``: memory to add up in
-            self.total = np.multiply(self.mine, scale[rank], out=room)
+            self.total = np.empty(last - first, np.float32) if room is None else room
         self.count = np.ones(packets, np.int64)
         part = int(shards.bytes[self.own])
         starts = np.concatenate(([0], np.cumsum(shards.bytes)))

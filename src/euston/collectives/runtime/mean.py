@@ -57,11 +57,9 @@ class Mean:
         """The result of our shard from what has come of it; kept, and put into the vector."""
         first, last = (int(v) for v in e.shards.bounds[e.own : e.own + 2])
         if e.summing:
-            if self.rule.fill == "own":
-                missing = (self.world - e.count).astype(np.float64)
-                e.total += np.repeat(missing, self.payload // 4)[: last - first].astype(np.float32) * e.mine
+            stands = (self.world - e.count if self.rule.fill == "own" else 0 * e.count).astype(np.float32)
             factor = (1.0 / self.rule.divisor(e.count, self.world)).astype(np.float32)
-            wire.divide(e.total, self.payload // 4, factor, e.mine)
+            wire.divide(e.total, self.payload // 4, e.count, self.world, stands, factor, e.scale[-2], e.mine)
             e.answer = e.total.view(np.uint8)
             return
         result = self._combine(e, key, last - first)

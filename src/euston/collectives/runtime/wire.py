@@ -106,7 +106,7 @@ def control(out, kind, stage, token, src, bucket, seq, d, missing, count):  # ty
 @njit(cache=True, no_cfunc_wrapper=True, nogil=True)
 def take(  # type: ignore[no-untyped-def]
     data, data32, length, segment, at, seq, d, codec, token, keep, open_, got, have, tail, ptr, base,
-    staged, staged32, total, count, scale, told, stats, stop,
+    staged, staged32, total, count, mine, scale, told, stats, stop,
 ):  # fmt: skip
     """Take in the segments of one received buffer from ``at`` on.
 
@@ -118,12 +118,15 @@ def take(  # type: ignore[no-untyped-def]
     int64[2, n]. ``tail``: bool[2, n] that a sender's last hundredth has begun to come.
     ``ptr``: int64[2, n, P + 1] byte offsets of packets in each sender's shard, ``base``: int64[2, n] where
     the shard lies in ``staged`` (uint8). Where ``total`` is not empty, stage 0 is added up on arrival:
-    ``total`` float32[shard], ``count`` int64[P], ``scale`` float32[n]. ``told``: int64[2, n], what senders
-    say of themselves: incast and microseconds per stage. ``data32`` and ``staged32`` are the same as float32.
+    ``total`` float32[shard], which a packet's first arrival initialises from our own values ``mine``
+    float32[shard]; ``count`` int64[P], ours included; ``scale`` float32[n + 2], a sender's weight, then our
+    own, then what the sum of all is multiplied by when the last has come, which is the mean then and written
+    to ``mine``, too. ``told``: int64[2, n], what senders say of themselves:
+    incast and microseconds per stage. ``data32`` and ``staged32`` are the same as float32.
 
     Returns the offset that it has come to; ``length`` when all is taken.
     """
-    summing = total.size > 0
+    summing, senders = total.size > 0, got.shape[1]
     while at + HEADER <= length:
         size_here = min(segment, length - at)
         k = at // segment
@@ -175,10 +178,19 @@ def take(  # type: ignore[no-untyped-def]
         if summing and stage == 0:
             first, words = start // 4, size // 4
             values = data32[(at + HEADER) // 4 : (at + HEADER) // 4 + words]
-            into, factor = total[first : first + words], scale[src]
-            for j in range(words):
-                into[j] += factor * values[j]
+            into, own = total[first : first + words], mine[first : first + words]
+            factor, ours, whole = scale[src], scale[senders], scale[senders + 1]
+            if count[index] == 1:
+                for j in range(words):
+                    into[j] = ours * own[j] + factor * values[j]
+            else:
+                for j in range(words):
+                    into[j] += factor * values[j]
             count[index] += 1
+            if count[index] == senders:
+                for j in range(words):
+                    into[j] *= whole
+                    own[j] = into[j]
         else:
             to = base[stage, src] + start
             if (to | size | at) & 3:
@@ -205,14 +217,24 @@ def same(data, length, segment, at, seq, keep):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, no_cfunc_wrapper=True, nogil=True)
-def divide(total, words, factor, out):  # type: ignore[no-untyped-def]
-    """Total *= factor[packet], packets of ``words`` coordinates; ``out`` gets it too."""
-    for p in range(factor.size):
+def divide(total, words, count, senders, fill, factor, ours, mine):  # type: ignore[no-untyped-def]
+    """Sums to means, where not all ``senders`` have come; packets of ``words`` coordinates.
+
+    ``total``, ``count``, ``mine``: see `take`; ``mine`` gets the mean, too. ``fill``: float32[P], how often
+    our own values stand for missing ones. ``factor``: float32[P]. ``ours``: our own weight.
+    """
+    for p in range(count.size):
+        if count[p] == senders:
+            continue
         first = p * words
         last = min(first + words, total.size)
-        a, b, f = total[first:last], out[first:last], factor[p]
+        a, b, f = total[first:last], mine[first:last], factor[p]
+        old, own = np.float32(1.0), fill[p]
+        if count[p] == 1:  # nobody's came: there is no sum yet
+            old, own = np.float32(0.0), fill[p] + ours
+            a[:] = 0.0
         for j in range(last - first):
-            a[j] *= f
+            a[j] = (old * a[j] + own * b[j]) * f
             b[j] = a[j]
 
 
@@ -236,10 +258,11 @@ def compile_kernels() -> None:
         data, data32, 36, 36, 0, 0, 1, 0, 0, np.ones(1, np.bool_), np.ones(2, np.bool_),
         np.zeros((2, 1, 1), np.uint8), np.zeros((2, 1), np.int64), np.zeros((2, 1), np.bool_),
         np.zeros((2, 1, 2), np.int64), np.zeros((2, 1), np.int64), np.zeros(4, np.uint8),
-        np.zeros(1, np.float32), np.zeros(0, np.float32), np.zeros(1, np.int64), np.ones(1, np.float32),
-        np.zeros((2, 1), np.int64),
+        np.zeros(1, np.float32), np.zeros(0, np.float32), np.zeros(1, np.int64), np.zeros(0, np.float32),
+        np.ones(3, np.float32), np.zeros((2, 1), np.int64),
         np.zeros(STATS, np.int64), np.zeros(8, np.int64),
     )  # fmt: skip
     same(data, 36, 36, 0, 0, np.ones(1, np.bool_))
-    divide(data32.copy(), 1, np.ones(1, np.float32), data32.copy())
+    ones = np.ones(1, np.float32)
+    divide(data32.copy(), 1, np.ones(1, np.int64), 0, ones, ones, ones[0], data32.copy())
     finite(data32.view(np.uint32))
