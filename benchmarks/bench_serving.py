@@ -22,7 +22,6 @@ from euston.serving import (
     Rate,
     Requests,
     Router,
-    Serving,
     ServingResult,
     StepTime,
     Transport,
@@ -118,8 +117,8 @@ def disaggregated_fleet() -> Outcome:
     """From the scenario on: paths of all pairs, the engine, and every hand-over on the fluid network."""
     service = services.service(Scenario.model_validate(PD), 0)
     service = replace(service, requests=requests(1_000_000, 4096.0))
-    network = service.network()
-    engine = Serving(service.requests, service.deployment)
+    network = services.network([service])
+    engine = services.components(service, 0, service.name)[0]
     conductor = Conductor([engine, network])
     conductor.run()
     result = outcome(engine.result())

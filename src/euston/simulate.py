@@ -43,7 +43,11 @@ def simulate(
     >>> r = eu.simulate("examples/llama3-405b-16k.yaml")  # doctest: +SKIP
     """
     tell = progress or (lambda _: None)
-    s = source if isinstance(source, Scenario) else scenarios.load(source)
+    if isinstance(source, Scenario):
+        s = source
+        scenarios.check(s)
+    else:
+        s = scenarios.load(source)
     if seed is not None:
         s = s.model_copy(update={"run": s.run.model_copy(update={"seed": seed})})
     return runner(s).run(s, tell)

@@ -262,7 +262,7 @@ def test_disaggregation_for_free_is_a_composition() -> None:
 def test_images_are_encoded_first() -> None:
     """Encoder, embeddings through its station, prompt: three times in a row; text goes straight on."""
     encode = Pool(
-        Engine(1, prefix_cache=False, max_num_batched_tokens=10_000), LINEAR, role="encode", image_tokens=50,
+        Engine(2, prefix_cache=False, max_num_batched_tokens=10_000), LINEAR, role="encode", image_tokens=50,
         embedding_bytes=100.0,
     )  # fmt: skip
     requests = Requests.of([0.0, 0.0], 100, 1, n_images=[2, 0])

@@ -16,7 +16,6 @@ import pytest
 import euston as eu
 from euston.errors import BadInput
 from euston.result import Result
-from euston.runs import shared_site
 from euston.scenario import Scenario
 
 SITE: dict[str, Any] = {
@@ -138,7 +137,7 @@ def test_the_run_ends_when_it_is_told_to() -> None:
 )
 def test_bad_input_is_one_sentence(changes: dict[str, Any], words: str) -> None:
     with pytest.raises((BadInput, ValueError), match=words):
-        shared_site.prepare(scenario(**changes))
+        eu.simulate(scenario(**changes))
 
 
 def test_the_report_shows_both(both: Result, tmp_path: Path) -> None:

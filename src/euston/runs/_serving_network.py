@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from euston.clock import Executor, ProgramBuilder, TransferTable
 from euston.cluster import Site
 from euston.errors import BadInput, ConfigError, at
 from euston.network.balancing import Balancing
@@ -18,8 +19,10 @@ from euston.scenario.serving import ServingSection
 from euston.serving import Deployment
 from euston.serving.network import Handovers
 
-__all__ = ["Paths", "handovers", "paths", "slots"]
+__all__ = ["NETWORK", "Paths", "handovers", "paths", "slots"]
 
+NETWORK = "network of the site"
+"""Name of the component that carries hand-overs, which no job has."""
 MOST_PAIRS = 2**20
 """Pairs of ranks whose paths are worked out."""
 
@@ -88,28 +91,28 @@ def paths(section: ServingSection, deployment: Deployment, here: Site, hosts: Se
     return Paths(Transfers.concatenate(found), number, parts)
 
 
-def handovers(
-    section: ServingSection,
-    deployment: Deployment,
-    here: Site,
-    hosts: Sequence[int],
-    balancing: Balancing,
-    requests: int,
-) -> Handovers:
-    """The network component of a disaggregated service that has the fabric to itself.
+def handovers(services: Mapping[str, Paths], here: Site, balancing: Balancing, requests: int) -> Handovers:
+    """The network component of disaggregated services, by their names, that have the fabric to themselves.
 
     Raises
     ------
     ConfigError
-        More pairs than can be worked out, ranks without a live path.
+        Ranks without a live path.
     """
-    found = paths(section, deployment, here, hosts)
+    everything = Transfers.concatenate([one.transfers for one in services.values()])
     try:
-        low = lower(found.transfers, here.fabric, balancing)
+        low = lower(everything, here.fabric, balancing)
     except BadInput as error:
         raise ConfigError(at("policies.balancing", str(error))) from None
-    column = np.where(found.number >= 0, low.column[found.number], -1)
-    return Handovers.alone(low.binding, low.capacity, column, parts=found.parts, slots=slots(requests))
+    first, tables = 0, {}
+    for name, one in services.items():
+        column = low.column[first : first + len(one.transfers)]
+        tables[name] = np.where(one.number >= 0, column[one.number], -1)
+        first += len(one.transfers)
+    table = TransferTable.units(low.binding)
+    executor = Executor(ProgramBuilder().build(), table, low.capacity, guests=slots(requests))
+    parts = {name: one.parts for name, one in services.items()}
+    return Handovers(executor, tables, parts=parts, name=NETWORK)
 
 
 def slots(requests: int) -> int:

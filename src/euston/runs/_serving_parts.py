@@ -96,10 +96,16 @@ def _with_images(
     except BadInput as error:
         raise ConfigError(at(f"{place}.size", str(error))) from None
     if work.images.mean is not None:
-        return workloads.with_images(found, work.images.mean, tokens, seed=s.run.seed)
-    if not found.n_images.any():
+        most = work.images.distinct or 0
+        found = workloads.with_images(found, work.images.mean, tokens, most=most, seed=s.run.seed)
+    elif not found.n_images.any():
         raise ConfigError(at(f"{place}.mean", "is missing; these requests have no images of their own"))
-    return found
+    if work.images.distinct is None:
+        return found
+    try:
+        return workloads.with_image_names(found, work.images.distinct, work.images.alpha, seed=s.run.seed)
+    except BadInput as error:
+        raise ConfigError(at(f"{place}.distinct", str(error))) from None
 
 
 def _stretched(found: Requests, rate: float, place: str) -> Requests:
@@ -285,6 +291,7 @@ def pool(
             tier_admission=one.tier_admission,
             load_overlap=one.load_overlap,
             image_seconds=_image_seconds(section, model, accelerator),
+            embedding_tokens=_embedding_tokens(section, one, model, where),
         )  # fmt: skip
         made.check(where)
     except BadInput as error:
@@ -301,6 +308,16 @@ def _image_seconds(section: ServingSection, model: Transformer, accelerator: Acc
     if images is None:
         return 0.0
     return float(step_times.encoder_seconds(model, accelerator, images.size, np.ones(1, np.int64))[0])
+
+
+def _embedding_tokens(section: ServingSection, one: PoolSection, model: Transformer, where: str) -> int:
+    """Of images that a rank holds: vLLM's encoder cache takes a step's tokens, or one image at least."""
+    images = section.workload.images
+    if one.embeddings is not None and not any(pool.role == "encode" for pool in section.pools):
+        raise ConfigError(at(f"{where}.embeddings", "needs a pool of role encode before it"))
+    if one.embeddings is not None or images is None:
+        return one.embeddings or 0
+    return max(one.engine.max_num_batched_tokens, step_times.image_tokens(model, images.size))
 
 
 def _encoder(
@@ -323,10 +340,19 @@ def _encoder(
                 at(f"{where}.{key}", f"{degree}: an encoder runs whole on one accelerator; use 1")
             )
     software = step_times.engine_software(section.software)
+    if one.embeddings is not None:
+        raise ConfigError(at(f"{where}.embeddings", "of the pools behind an encoder; it has engine.blocks"))
     tokens = step_times.image_tokens(model, images.size)
+    blocks = one.engine.blocks
+    if blocks is None:
+        blocks = step_times.encoded_images(
+            model, accelerator, images.size, utilisation=one.engine.memory_utilisation,
+            max_tokens=one.engine.max_num_batched_tokens,
+        )  # fmt: skip
     made = Pool(
         Engine(
-            1, max_num_seqs=one.engine.max_num_seqs, prefix_cache=False,
+            blocks, max_num_seqs=one.engine.max_num_seqs, prefix_cache=one.engine.prefix_cache,
+            eviction=one.engine.eviction,
             max_num_batched_tokens=max(one.engine.max_num_batched_tokens, tokens),
         ),
         step_times.encoder_step_time(model, accelerator, images.size, software),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from euston.models import Transformer
 from euston.result import Result
 from euston.runs import Progress
 from euston.runs._serving_experts import experts
-from euston.runs._serving_network import handovers
+from euston.runs._serving_network import NETWORK, handovers, paths
 from euston.runs._serving_parts import deployment, requests, slo
 from euston.scenario import Scenario, build
 from euston.scenario.serving import PoolSection, ServingSection
@@ -30,7 +30,17 @@ from euston.serving.deployment import ROLES
 from euston.serving.metrics import Slo, latencies, load_over_time, per_request, scalars
 from euston.serving.network import Handovers
 
-__all__ = ["PreparedServing", "Service", "components", "numbers", "prepare", "run", "service", "simulate"]
+__all__ = [
+    "PreparedServing",
+    "Service",
+    "components",
+    "network",
+    "numbers",
+    "prepare",
+    "run",
+    "service",
+    "simulate",
+]
 
 UNITS = {
     "makespan": "s", "requests_per_second": "1/s", "output_tokens_per_second": "1/s", "slo_goodput": "1/s",
@@ -64,17 +74,10 @@ class Service:
     scenario: Scenario
     index: int
 
-    def network(self) -> Handovers:
-        """What carries hand-overs over the site's fabric, with nothing under way."""
-        hosts = self.section.hosts(self.home, self.scenario.hosts_of(self.index)[0])
-        return handovers(
-            self.section,
-            self.deployment,
-            self.here,
-            hosts,
-            self.scenario.policies.balancing.make(self.scenario.run.seed),
-            len(self.requests),
-        )
+    @property
+    def sends(self) -> bool:
+        """Whether it hands over across the site's fabric."""
+        return self.deployment.transport.network == "fluid"
 
     @property
     def accelerators(self) -> int:
@@ -147,34 +150,69 @@ def run(s: Scenario, tell: Progress) -> Result:
     tell("pricing steps and building requests")
     ready = prepare(s)
     until = math.inf if s.run.until is None else s.run.until
-    found, scalers = [], []
-    for one in ready.services:
-        tell(f"serving {len(one.requests):,} requests of {one.name}")
-        log, own = _simulate(one, s.run.seed, until)
-        found.append(log)
-        scalers.append(own)
-    return _result(ready, found, scalers)
+    done: dict[str, tuple[ServingResult, dict[int, Autoscaler]]] = {}
+    for group in _groups(ready.services):
+        count = sum(len(one.requests) for one in group)
+        tell(f"serving {count:,} requests of {', '.join(one.name for one in group)}")
+        found = _simulate(group, s.run.seed, until)
+        done |= {one.name: each for one, each in zip(group, found, strict=True)}
+    logs, scalers = zip(*(done[one.name] for one in ready.services), strict=True)
+    return _result(ready, list(logs), list(scalers))
+
+
+def _groups(services: Sequence[Service]) -> list[list[Service]]:
+    """Services that meet on a fabric, together; the others each by itself."""
+    found: dict[tuple[str, str], list[Service]] = {}
+    for one in services:
+        found.setdefault((one.home.name, "" if one.sends else one.name), []).append(one)
+    return list(found.values())
 
 
 def simulate(one: Service, *, seed: int = 0, until: float = math.inf) -> ServingResult:
     """One service by itself, with its failures and autoscaling, up to ``until`` seconds."""
-    return _simulate(one, seed, until)[0]
+    return _simulate([one], seed, until)[0][0]
 
 
-def _simulate(one: Service, seed: int, until: float) -> tuple[ServingResult, dict[int, Autoscaler]]:
-    """The result, and the autoscalers by pool of the section."""
-    engine, scalers = components(one, seed)
-    beside: list[Component] = [*scalers.values()]
-    if one.deployment.transport.network == "fluid":
-        beside.insert(0, one.network())
+def network(services: Sequence[Service]) -> Handovers:
+    """What carries the hand-overs of services over the fabric of their site, with nothing under way.
+
+    Raises
+    ------
+    ConfigError
+        More pairs of ranks than can be worked out, ranks without a live path.
+    """
+    first = services[0]
+    s = first.scenario
+    return handovers(
+        {
+            one.name: paths(
+                one.section, one.deployment, one.here, one.section.hosts(one.home, s.hosts_of(one.index)[0])
+            )
+            for one in services
+        },
+        first.here,
+        s.policies.balancing.make(s.run.seed),
+        sum(len(one.requests) for one in services),
+    )
+
+
+def _simulate(
+    services: Sequence[Service], seed: int, until: float
+) -> list[tuple[ServingResult, dict[int, Autoscaler]]]:
+    """Of services that meet, each one's result and its autoscalers by pool of the section."""
+    made = [components(one, seed, one.name) for one in services]
+    beside: list[Component] = [scaler for _, scalers in made for scaler in scalers.values()]
+    if services[0].sends:
+        beside.insert(0, network(services))
     if beside:
-        Conductor([engine, *beside]).run(until)
-    while engine.next_time() <= until and engine.next_time() < math.inf:
-        engine.advance(until)
-    return engine.result(), scalers
+        Conductor([*(engine for engine, _ in made), *beside]).run(until)
+    for engine, _ in made:
+        while engine.next_time() <= until and engine.next_time() < math.inf:
+            engine.advance(until)
+    return [(engine.result(), scalers) for engine, scalers in made]
 
 
-def components(one: Service, seed: int, name: str = "serving") -> tuple[Serving, dict[int, Autoscaler]]:
+def components(one: Service, seed: int, name: str) -> tuple[Serving, dict[int, Autoscaler]]:
     """A service on the clock: the engine with its failures, and the autoscalers by pool of the section."""
     begin = _first_ranks(one)
     scaled = {
@@ -184,7 +222,13 @@ def components(one: Service, seed: int, name: str = "serving") -> tuple[Serving,
     }
     down = [int(r[0]) for ranks, scaling in scaled.values() for r in ranks[scaling.first :]]
     engine = Serving(
-        one.requests, one.deployment, seed=seed, record_tokens=one.section.per_token, name=name, down=down
+        one.requests,
+        one.deployment,
+        seed=seed,
+        record_tokens=one.section.per_token,
+        name=name,
+        network=NETWORK,
+        down=down,
     )
     scalers = {
         number: Autoscaler(engine, ranks, scaling, name=f"{name} autoscaler {number}")

@@ -21,7 +21,7 @@ from euston.result import Result
 from euston.runs import Progress
 from euston.runs import serving as services
 from euston.runs import training as trainings
-from euston.runs._serving_network import Paths, paths, slots
+from euston.runs._serving_network import NETWORK, Paths, paths, slots
 from euston.runs.serving import Service
 from euston.scenario import Scenario
 from euston.serving import ServingResult
@@ -114,7 +114,6 @@ def prepare(s: Scenario) -> PreparedSite:
     """
     if s.run.compute == "analytic":
         raise ConfigError(at("run.compute", "analytic knows no time in which jobs could meet; use des"))
-    _disjoint(s)
     trained = trainings.prepare(s)
     served = tuple(services.service(s, i) for i, job in enumerate(s.jobs) if job.kind == "serving")
     found = {
@@ -140,21 +139,6 @@ def prepare(s: Scenario) -> PreparedSite:
             )
         )
     return PreparedSite(s, trained, served, found, made)
-
-
-def _disjoint(s: Scenario) -> None:
-    """Refuse jobs on the same hosts."""
-    taken: dict[int, int] = {}
-    for i in range(len(s.jobs)):
-        for host in s.hosts_of(i):
-            other = taken.setdefault(host, i)
-            if other != i:
-                raise ConfigError(
-                    at(
-                        f"jobs[{i}].placement",
-                        f"host {host} is taken by {s.jobs[other].name!r}; give every job hosts of its own",
-                    )
-                )
 
 
 def _hosts(s: Scenario, one: Service) -> tuple[int, ...]:
@@ -226,6 +210,7 @@ def _serve(ready: PreparedSite, training: bool) -> _Served:
             tables,
             parts={name: one.parts for name, one in ready.paths.items()},
             ended=None if steps is None else steps.ended,
+            name=NETWORK,
         )
         beside.insert(0, network)
     until = math.inf if s.run.until is None else s.run.until

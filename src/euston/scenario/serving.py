@@ -68,7 +68,9 @@ class EngineSection(Section):
     max_num_batched_tokens: Count = Field(default=8192, le=2**20, description="Most tokens of a step.")
     block_size: Count = Field(default=16, description="Tokens of a KV block.")
     blocks: Count | None = Field(
-        default=None, le=2**31 - 1, description="KV blocks of a rank; what the memory leaves unless said."
+        default=None,
+        le=2**31 - 1,
+        description="KV blocks of a rank, images of an encoder; unless said, what memory leaves.",
     )
     memory_utilisation: Number = Field(
         default=0.9, gt=0, le=1, description="Share of the memory the engine takes."
@@ -192,6 +194,11 @@ class PoolSection(Section):
     tiers: tuple[TierSection, ...] = Field(default=(), description="From near to far.")
     tier_admission: Literal["write_back", "write_through", "second_use"] = "write_back"
     load_overlap: Flag = Field(default=False, description="Layers of loaded KV come in while others compute.")
+    embeddings: Whole | None = Field(
+        default=None,
+        description="Behind an `encode` pool: tokens of images that a rank holds until their prompts are "
+        "computed, others wait at their encoder; those of a step unless said (as vLLM), 0: any.",
+    )
 
     @property
     def accelerators(self) -> int:
@@ -222,6 +229,10 @@ class RequestImagesSection(Section):
         gt=0,
         description="Images of a request (Poisson), their tokens besides the text's; a trace's unless said.",
     )
+    distinct: Count | None = Field(
+        default=None, le=2**31, description="How many there are in all; they all differ unless said."
+    )
+    alpha: Number = Field(default=0.0, ge=0, description="Popularity of `distinct` ones: 1 / rank^alpha.")
 
 
 class WorkloadSection(Section):

@@ -38,6 +38,7 @@ from euston.serving._state import (
     P_CHUNKED,
     P_ENCODES,
     P_EVICT,
+    P_IDS,
     P_LONG,
     P_MARK,
     P_ORDER,
@@ -78,7 +79,6 @@ from euston.serving._state import (
     U_SWAP,
     W_ADMISSION,
     W_SCHEDULED,
-    X_IDS,
     bare,
     inlined,
 )
@@ -87,14 +87,27 @@ from euston.serving._step import chunk_seconds
 
 @bare
 def longest(s, r, rank, pool):  # type: ignore[no-untyped-def]
-    """Full blocks of the prompt that a rank holds, from the first on, and how many of them are free ones."""
-    c, pool_i = s.cache, s.fleet.pool_i
-    # The last token is always computed, so that there is something to sample from.
-    most = min(np.int64(s.work.req[r, NAMED]), (np.int64(s.work.req[r, KNOWN]) - 1) // pool_i[pool, P_BLOCK])
-    first, ratio = s.trace.fix_i[r, X_IDS], pool_i[pool, P_RATIO]
+    """Full blocks of the prompt that a rank holds, from the first on, and how many of them are free ones.
+
+    An encoder's blocks are images, in any order: those that it holds come forward.
+    """
+    c, pool_i, ids = s.cache, s.fleet.pool_i, s.trace.ids
+    encodes, most = pool_i[pool, P_ENCODES], np.int64(s.work.req[r, NAMED])
+    if not encodes:  # The last token is always computed, so that there is something to sample from.
+        most = min(most, (np.int64(s.work.req[r, KNOWN]) - 1) // pool_i[pool, P_BLOCK])
+    first, ratio = s.trace.fix_i[r, pool_i[pool, P_IDS]], pool_i[pool, P_RATIO]
     hit, idle = np.int64(0), np.int64(0)
     while hit < most:
-        x = kv.find(c, rank, kv.name(s.trace.ids, first, hit, ratio))
+        x = kv.find(c, rank, kv.name(ids, first, hit, ratio))
+        other = hit
+        while encodes and x < 0 and other + 1 < most:
+            other += 1
+            x = kv.find(c, rank, ids[first + other])
+            if x >= 0:
+                key = ids[first + other]
+                for k in range(other, hit, -1):
+                    ids[first + k] = ids[first + k - 1]
+                ids[first + hit] = key
         if x < 0:
             break
         if c.node[x, C_REF] == 0:
@@ -109,7 +122,7 @@ def take_blocks(s, r, rank, pool, hit, idle, need):  # type: ignore[no-untyped-d
     c, pool_i, rank_i = s.cache, s.fleet.pool_i, s.fleet.rank_i
     if pool_i[pool, P_PREFIX]:
         evict = pool_i[pool, P_EVICT]
-        first, ratio = s.trace.fix_i[r, X_IDS], pool_i[pool, P_RATIO]
+        first, ratio = s.trace.fix_i[r, pool_i[pool, P_IDS]], pool_i[pool, P_RATIO]
         for k in range(hit):
             kv.hold(c, rank, kv.find(c, rank, kv.name(s.trace.ids, first, k, ratio)), evict)
         if need > 0:
@@ -146,7 +159,8 @@ def from_tiers(s, r, rank, pool, hit, idle):  # type: ignore[no-untyped-def]
     """
     c, pool_i, pool_f, t = s.cache, s.fleet.pool_i, s.fleet.pool_f, s.loads
     req, now, i = s.work.req, s.clock.now, s.clock.i
-    block, first, ratio = pool_i[pool, P_BLOCK], s.trace.fix_i[r, X_IDS], pool_i[pool, P_RATIO]
+    block, first = pool_i[pool, P_BLOCK], s.trace.fix_i[r, pool_i[pool, P_IDS]]
+    ratio = pool_i[pool, P_RATIO]
     most = min(np.int64(req[r, NAMED]), (np.int64(req[r, KNOWN]) - 1) // block)
     size = block * pool_f[pool, F_BYTES]
     store0 = c.home[rank, H_UP]
@@ -272,7 +286,7 @@ def admit(s, rank, slot, budget):  # type: ignore[no-untyped-def]
         state, known = req[r, STATE], np.int64(req[r, KNOWN])
         computed, hit, idle, extra = np.int64(req[r, COMPUTED]), np.int64(0), np.int64(0), np.int64(0)
         fetch = 0.0
-        if state == ST_WAITING and not pool_i[pool, P_ENCODES]:
+        if state == ST_WAITING:
             room = rank_i[rank, R_RUN] + rank_i[rank, R_LOAD] < pool_i[pool, P_SEQS]
             if pool_i[pool, P_PREFIX]:
                 hit, idle = longest(s, r, rank, pool)
@@ -287,7 +301,8 @@ def admit(s, rank, slot, budget):  # type: ignore[no-untyped-def]
             if way == -1:
                 continue
             extra = way
-            computed = (hit + extra) * block
+            # An encoder may have all of it; the step that hands it on takes a token's time.
+            computed = min((hit + extra) * block, known - 1)
         left = known - computed
         n = left
         if long > 0:
@@ -301,15 +316,15 @@ def admit(s, rank, slot, budget):  # type: ignore[no-untyped-def]
             tokens = max(tokens, known)
         if reserve == RS_ALL:
             tokens = max(tokens, np.int64(req[r, IN]) + req[r, OUT])
-        need = np.int64(0)
-        if not pool_i[pool, P_ENCODES]:
-            need = max((tokens + block - 1) // block - hit - np.int64(req[r, BLOCKS]), np.int64(0))
+        need = max((tokens + block - 1) // block - hit - np.int64(req[r, BLOCKS]), np.int64(0))
         if need > 0 and need + idle > rank_i[rank, R_FREE] - pool_i[pool, P_MARK]:
             break
         dequeue(fleet, work, rank, r)
         if state == ST_WAITING:
             begin(s, r, rank, hit)
-            if not pool_i[pool, P_ENCODES]:
+            if pool_i[pool, P_ENCODES]:
+                rank_i[rank, R_HIT] += computed
+            else:
                 if work.aux[r, HITS] >= 0:
                     rank_i[rank, R_RECOMPUTED] += left
                 count_hits(s, r, rank, computed)
@@ -335,7 +350,7 @@ def admit(s, rank, slot, budget):  # type: ignore[no-untyped-def]
         fleet.run[at, N_REQ] = r
         fleet.run[at, N_TOK] = n
         fleet.run[at, N_SLOT] = slot
-        fleet.run[at, N_DECODES] = left == 1
+        fleet.run[at, N_DECODES] = left == 1 and not pool_i[pool, P_ENCODES]
         rank_i[rank, R_RUN] += 1
         budget -= n
         joined += 1

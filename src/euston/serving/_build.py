@@ -48,9 +48,13 @@ def _plain(function: Any) -> Any:
 
 def _trace(requests: Requests) -> k.Trace:
     n = len(requests)
-    fix_i = np.zeros((n + 1, 4), _I64)
+    fix_i = np.zeros((n + 1, 5), _I64)
     fix_f = np.zeros((n, 5))
     fix_i[:, k.X_IDS] = requests.blocks_ptr
+    ids = requests.block_ids
+    if requests.image_ids.size:
+        fix_i[0, k.X_IMAGES], fix_i[1:, k.X_IMAGES] = ids.size, ids.size + np.cumsum(requests.n_images)
+        ids = np.concatenate((ids, requests.image_ids))
     owner = np.repeat(np.arange(n), np.diff(requests.after_ptr))
     by_target = np.argsort(requests.after, kind="stable")
     fix_i[1:, k.X_SUCC] = np.cumsum(np.bincount(requests.after, minlength=n)[:n])
@@ -63,7 +67,7 @@ def _trace(requests: Requests) -> k.Trace:
     fix_f[:, k.Y_DEADLINE] = requests.deadline_s
     roots = np.flatnonzero(np.diff(requests.after_ptr) == 0)
     return k.Trace(
-        fix_i, fix_f, np.require(requests.block_ids, _I64, ["C", "W"]),
+        fix_i, fix_f, np.require(ids, _I64, ["C", "W"]),
         owner[by_target].astype(np.int32), roots.astype(np.int32),
     )  # fmt: skip
 
@@ -111,27 +115,30 @@ def _pool_row(
     encodes = pool.role == "encode"
     values: dict[Any, Any] = {
         k.P_FIRST: first, k.P_RANKS: pool.replicas, k.P_GROUP: pool.lockstep, k.P_PP: pool.pipeline,
-        k.P_SHAPE: shape, k.P_ORDER: order, k.P_RESERVE: reserve,
+        k.P_SHAPE: shape, k.P_ORDER: order,
+        k.P_RESERVE: k.RS_PROMPT if encodes else reserve,
         k.P_BUDGET: _UNLIMITED if whole else e.max_num_batched_tokens, k.P_SEQS: e.max_num_seqs,
-        k.P_BLOCK: e.block_size, k.P_CHUNKED: e.chunked and not whole and e.scheduler != "prefill_first",
+        k.P_BLOCK: pool.image_tokens if encodes else e.block_size,
+        k.P_CHUNKED: e.chunked and not whole and e.scheduler != "prefill_first",
         k.P_LONG: e.long_prefill_threshold, k.P_SWAP: e.preemption == "swap",
-        k.P_PREFIX: e.prefix_cache and not encodes, k.P_LEN: e.max_model_len,
+        k.P_PREFIX: e.prefix_cache, k.P_IDS: k.X_IMAGES if encodes else k.X_IDS, k.P_LEN: e.max_model_len,
         k.P_EVICT: EVICTIONS.index(e.eviction) if e.prefix_cache else k.EV_FIFO,
         k.P_SPEC: 0 if e.speculation is None else e.speculation.draft,
         k.P_MARK: int(e.margin * e.num_blocks), k.P_ASYNC: e.asynchronous,
-        k.P_ROUTER: ROUTERS.index(r.policy), k.P_RATIO: ratio, k.P_OVERLAP: pool.load_overlap,
+        k.P_ROUTER: ROUTERS.index(r.policy), k.P_RATIO: 1 if encodes else ratio,
+        k.P_OVERLAP: pool.load_overlap,
         k.P_RULE: pool.load_if_faster, k.P_NEXT: index + 1 if index + 1 < len(dep.pools) else -1,
         k.P_INDEX: r.policy in ("prefix_aware", "kv_aware", "slo_aware"), k.P_QUEUE_CAP: r.queue_cap,
         k.P_CLASSES: classes if e.scheduler == "fair" else 1, k.P_LAYERS: pool.layers,
         k.P_ADMIT: TIER_ADMISSIONS.index(pool.tier_admission), k.P_ENCODES: encodes,
         k.P_HANDS: pool.role == "prefill", k.P_FIRST_HERE: dep.transport.first_token == "prefill",
         k.P_LAYERWISE: dep.transport.layerwise, k.P_NETWORK: dep.transport.network == "fluid",
-        k.P_ALIVE: pool.replicas, k.P_REFUSE: r.refuse,
+        k.P_ALIVE: pool.replicas, k.P_REFUSE: r.refuse, k.P_ROOM: _room(pool, dep),
     }  # fmt: skip
     for column, value in values.items():
         row[column] = value
     token = _prefill_token_seconds(pool)
-    block = e.block_size
+    block = int(row[k.P_BLOCK])
     pair = float(np.median(pool.step.prefill.seconds))
     reals: dict[Any, float] = {
         k.F_DELAY: dep.information_delay, k.F_MATCH: r.match, k.F_QUEUE: r.queue, k.F_KV: r.kv,
@@ -147,6 +154,12 @@ def _pool_row(
     for column, value in reals.items():
         real[column] = value
     return row, real
+
+
+def _room(pool: Pool, dep: Deployment) -> int:
+    """Images whose embeddings a rank of a pool holds."""
+    each = dep.pools[0].image_tokens if dep.pools[0].role == "encode" else 1
+    return max(1, pool.embedding_tokens // each) if pool.embedding_tokens else _UNLIMITED
 
 
 def _acceptance(e: Engine, classes: int) -> NDArray[np.float64]:
@@ -221,6 +234,7 @@ def build(requests: Requests, dep: Deployment, *, seed: int, record: bool) -> k.
         queues = int(row[k.P_CLASSES])
         rank_i[mine, k.R_POOL] = j
         rank_i[mine, k.R_CAP] = rank_i[mine, k.R_FREE] = pool.engine.num_blocks
+        rank_i[mine, k.R_ROOM] = row[k.P_ROOM]
         rank_i[mine, k.R_BASE] = places + np.arange(pool.replicas) * pool.engine.max_num_seqs
         rank_i[mine, k.R_ROOT] = roots + np.arange(pool.replicas) * queues
         rank_i[mine, k.R_UNIT] = len(units) + np.arange(pool.replicas) // pool.lockstep
@@ -249,11 +263,13 @@ def build(requests: Requests, dep: Deployment, *, seed: int, record: bool) -> k.
     pool_i[:, k.P_TIERS] = ranks
     pool_i[:, k.P_STATION] = len(stores)
     pool_i[:, k.P_HELD] = roots + np.arange(pools)
+    pool_i[:, k.P_ASKING] = roots + pools
     rank_i[:, k.R_ALIVE] = k.A_UP
     fleet = k.Fleet(
         pool_i, np.stack(reals), np.concatenate(tables), rank_i, np.array(units, _I64).reshape(-1, 4),
         np.zeros((len(units), 4)), np.array(slots, _I64).reshape(-1, 2), np.zeros(len(slots)),
-        np.zeros((places, 4), np.int32), np.full(roots + pools, -1, _I64), np.zeros(roots + pools),
+        np.zeros((places, 4), np.int32), np.full(roots + pools + ranks, -1, _I64),
+        np.zeros(roots + pools),
         np.zeros(2 * len(units) + 64, np.int32),
     )  # fmt: skip
     counters, now = np.zeros(k.COUNTERS, _I64), np.zeros(16)
@@ -274,9 +290,13 @@ def build(requests: Requests, dep: Deployment, *, seed: int, record: bool) -> k.
     station_f[:, k.T_RATE], station_f[:, k.T_LATENCY] = stations[:, 1], stations[:, 2]
     seqs = max(p.engine.max_num_seqs * p.lockstep for p in dep.pools)
     # What one event can use up: nodes of a unit's blocks and what they push down, entries of an index, jobs.
-    named = 2 * int(np.diff(requests.blocks_ptr).max(initial=0)) * ratio
+    named = int(np.diff(requests.blocks_ptr).max(initial=0)) * ratio + int(requests.n_images.max(initial=0))
     largest = max(p.engine.num_blocks * p.lockstep for p in dep.pools)
-    counters[k.I_SLACK] = largest * (2 if stores else 1) + named + seqs * ((len(stores) > 0 and 4) or 1) + 64
+    # Embeddings of any number of requests may set out at once.
+    pictures = int((requests.n_images > 0).sum()) if dep.pools[0].role == "encode" else 0
+    counters[k.I_SLACK] = (
+        pictures + largest * (2 if stores else 1) + 2 * named + seqs * ((len(stores) > 0 and 4) or 1) + 64
+    )
     counters[k.I_SEED], counters[k.I_RECORD], counters[k.I_LIMIT] = seed, record, requests.concurrency
     counters[k.I_NODE] = counters[k.I_JOB] = -1
     seen = np.zeros((ranks, 8))
@@ -288,8 +308,8 @@ def build(requests: Requests, dep: Deployment, *, seed: int, record: bool) -> k.
         cache,
         k.Loads(station_i, station_f, np.zeros((0, 3), np.int32), np.zeros((0, 2))),
         k.Clock(
-            np.zeros((4 * (n + len(slots) + ranks) + 4096, 4)), np.zeros((2 * seqs + 64, 7)), counters, now,
-            seen, np.concatenate(rings),
+            np.zeros((4 * (n + len(slots) + ranks) + 4096, 4)), np.zeros((2 * seqs + pictures + 64, 7)),
+            counters, now, seen, np.concatenate(rings),
         ),
     )  # fmt: skip
     return _furnish(grow(state), dep)

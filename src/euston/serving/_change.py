@@ -8,9 +8,9 @@ from numba import njit
 from euston.serving import _cache as kv
 from euston.serving import _heap as h
 from euston.serving._index import V_UP, report
-from euston.serving._loads import release
+from euston.serving._loads import fetch_images, images_there, release
 from euston.serving._queue import dequeue, kick
-from euston.serving._route import dispatch
+from euston.serving._route import dispatch, entrance, to_prompt
 from euston.serving._state import (
     A_DOWN,
     A_DRAIN,
@@ -21,6 +21,9 @@ from euston.serving._state import (
     D_RANK,
     E_DOWN,
     E_UP,
+    EM_HOLDS,
+    EM_WAITS,
+    EMBED,
     H_ANON,
     H_HEAD,
     H_LOGS,
@@ -34,7 +37,7 @@ from euston.serving._state import (
     KEPT,
     L_REMOVED,
     P_ALIVE,
-    P_ENCODES,
+    P_ASKING,
     P_EVICT,
     P_GROUP,
     P_HELD,
@@ -44,10 +47,12 @@ from euston.serving._state import (
     R_ALIVE,
     R_CAP,
     R_FREE,
+    R_HOLDS,
     R_LOAD,
     R_POOL,
     R_PREFILLING,
     R_REQ,
+    R_ROOM,
     R_RUN,
     R_WAIT,
     RANK,
@@ -105,6 +110,17 @@ def lose(s, r, dead_first, dead_last):  # type: ignore[no-untyped-def]
     given = dead_first <= donor < dead_last
     if not here and not given:
         return False
+    if not placed:  # it waited for a replica of the next pool; what was held for it is gone
+        root = s.fleet.pool_i[req[r, POOL], P_HELD]
+        s.fleet.root[root] = h.remove(s.work.link, s.work.key, s.fleet.root[root], r)
+        s.clock.i[I_HELD] -= 1
+    if aux[r, EMBED] == EM_WAITS:
+        root = s.fleet.pool_i[rank_i[rank, R_POOL], P_ASKING] + rank
+        s.fleet.root[root] = h.remove(s.work.link, s.work.key, s.fleet.root[root], r)
+    elif aux[r, EMBED] == EM_HOLDS:
+        rank_i[rank, R_ROOM] += images_there(s, r, rank)
+    to_prompt(s, r)
+    aux[r, EMBED] = 0
     if placed:
         if here:
             if state in (ST_WAITING, ST_LOADED, ST_SWAPPED):
@@ -149,22 +165,18 @@ def die(s, unit):  # type: ignore[no-untyped-def]
         moved = lose(s, np.int64(r), first, last)
         if not moved:
             continue
-        if req[r, STATE] == ST_HELD:
-            continue  # still waits for a replica; only what another rank held for it is gone
         req[r, STATE] = ST_OUTSIDE
         target = np.int64(req[r, POOL])
-        if aux[r, D_RANK] < 0:  # the prompt has to be computed again
-            target = np.int64(0)
-            while pool_i[target, P_ENCODES]:
-                target += 1
-            encoded = pool_i[0, P_ENCODES] and req[r, POOL] == 0
-            if encoded:
-                target = np.int64(0)
+        if aux[r, D_RANK] < 0:  # the prompt has to be computed again, and its images encoded
+            target = entrance(s, np.int64(r))
         dispatch(s, np.int64(r), target)
     for rank in range(first, last):
-        rank_i[rank, R_LOAD], rank_i[rank, R_WAIT], rank_i[rank, R_REQ] = 0, 0, 0
+        rank_i[rank, R_LOAD], rank_i[rank, R_WAIT], rank_i[rank, R_REQ], rank_i[rank, R_HOLDS] = 0, 0, 0, 0
         clear_cache(s, rank)
         report(fleet.rank_i, fleet.pool_f, s.clock.seen, s.cache, rank)
+    for rank in range(rank_i.shape[0]):  # who waited for room behind embeddings that are lost
+        if rank_i[rank, R_ALIVE] != A_DOWN:
+            fetch_images(s, rank)
 
 
 @bare

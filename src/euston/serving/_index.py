@@ -24,7 +24,9 @@ from euston.serving._state import (
     L_STORED,
     NAMED,
     P_BLOCK,
+    P_ENCODES,
     P_FIRST,
+    P_IDS,
     P_RANKS,
     P_RATIO,
     P_ROUTER,
@@ -36,7 +38,6 @@ from euston.serving._state import (
     R_REQ,
     R_TOK,
     RT_PREFIX,
-    X_IDS,
     bare,
 )
 
@@ -138,24 +139,28 @@ def index_match(s, r, pool):  # type: ignore[no-untyped-def]
     for rank in range(first, first + many):
         seen[rank, V_SCORE] = 0.0
     heads = holder_heads(s, first)[1]
-    ids, ratio = s.trace.fix_i[r, X_IDS], pool_i[pool, P_RATIO]
-    most = min(np.int64(s.work.req[r, NAMED]), (np.int64(s.work.req[r, KNOWN]) - 1) // pool_i[pool, P_BLOCK])
+    ids, ratio = s.trace.fix_i[r, pool_i[pool, P_IDS]], pool_i[pool, P_RATIO]
+    chain, most = not pool_i[pool, P_ENCODES], np.int64(s.work.req[r, NAMED])
+    if chain:
+        most = min(most, (np.int64(s.work.req[r, KNOWN]) - 1) // pool_i[pool, P_BLOCK])
     ranks = s.fleet.rank_i.shape[0]
     offset = c.home.shape[0] - ranks - pool_i.shape[0]
     ttl, time = s.fleet.pool_f[pool, F_TTL], c.now[Q_NOW]
     for k in range(most):
         top = kv.find(c, heads, kv.name(s.trace.ids, ids, k, ratio))
         if top < 0:
-            break
+            if chain:
+                break
+            continue
         someone = False
         x = np.int64(c.link[top, AFTER])
         while x >= 0:
             rank = np.int64(c.node[x, C_HOME]) - offset
-            if seen[rank, V_SCORE] == k and c.node_f[x, K_KEY] + ttl >= time:
-                seen[rank, V_SCORE] = k + 1.0
+            if (seen[rank, V_SCORE] == k or not chain) and c.node_f[x, K_KEY] + ttl >= time:
+                seen[rank, V_SCORE] += 1.0
                 someone = True
             x = np.int64(c.link[x, AFTER])
-        if not someone:
+        if chain and not someone:
             break
 
 
@@ -165,7 +170,7 @@ def index_sent(s, r, pool, rank):  # type: ignore[no-untyped-def]
     pool_i, c = s.fleet.pool_i, s.cache
     if pool_i[pool, P_ROUTER] != RT_PREFIX:
         return
-    first, ratio = s.trace.fix_i[r, X_IDS], pool_i[pool, P_RATIO]
+    first, ratio = s.trace.fix_i[r, pool_i[pool, P_IDS]], pool_i[pool, P_RATIO]
     home = holder_heads(s, rank)[0]
     most = min(np.int64(s.work.req[r, NAMED]), np.int64(s.work.req[r, KNOWN]) // pool_i[pool, P_BLOCK])
     for k in range(most - 1, -1, -1):

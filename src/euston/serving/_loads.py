@@ -17,8 +17,13 @@ from euston.serving._state import (
     D_RANK,
     E_LOADED,
     E_STATION,
+    EM_HOLDS,
+    EM_WAITS,
+    EMBED,
     F_COST_A,
     F_COST_B,
+    F_EMBED,
+    F_IMAGE_TOKENS,
     F_LATENCY,
     F_PER_BLOCK,
     F_RATE,
@@ -26,8 +31,10 @@ from euston.serving._state import (
     I_FREE_JOBS,
     I_JOB,
     I_OUT,
+    I_STAMP,
     I_TICKET,
     I_TRANSFERS,
+    IMAGES,
     J_DELAY,
     J_END,
     J_NEXT,
@@ -37,13 +44,16 @@ from euston.serving._state import (
     KEPT,
     NAMED,
     P_ADMIT,
+    P_ASKING,
     P_BLOCK,
     P_EVICT,
+    P_IDS,
     P_LAYERS,
     P_LAYERWISE,
     P_NETWORK,
     P_PREFIX,
     P_RATIO,
+    P_ROOM,
     P_STATION,
     Q_HANDED,
     Q_NOW,
@@ -51,6 +61,7 @@ from euston.serving._state import (
     R_HOLDS,
     R_LOAD,
     R_POOL,
+    R_ROOM,
     RANK,
     ST_HANDED,
     ST_LOADED,
@@ -72,7 +83,6 @@ from euston.serving._state import (
     W_ADMISSION,
     W_D_ADMISSION,
     W_PREFILL,
-    X_IDS,
     bare,
 )
 
@@ -103,6 +113,20 @@ def plan(t, heap, i, k, time):  # type: ignore[no-untyped-def]
 
 
 @bare
+def join(t, k, x):  # type: ignore[no-untyped-def]
+    """A job sets out at station ``k``, behind the others: what ends at one moment ends in this order."""
+    t.job_i[x, J_NEXT] = -1
+    last = t.station_i[k, T_HEAD]
+    if last < 0:
+        t.station_i[k, T_HEAD] = x
+    else:
+        while t.job_i[last, J_NEXT] >= 0:
+            last = np.int64(t.job_i[last, J_NEXT])
+        t.job_i[last, J_NEXT] = x
+    t.station_i[k, T_ACTIVE] += 1
+
+
+@bare
 def carry(t, heap, i, k, time, r, ticket, size, delay):  # type: ignore[no-untyped-def]
     """``size`` bytes for a request through station ``k``; beyond its concurrency they wait their turn."""
     x = i[I_JOB]
@@ -114,9 +138,7 @@ def carry(t, heap, i, k, time, r, ticket, size, delay):  # type: ignore[no-untyp
     if station[k, T_ACTIVE] < station[k, T_MOST]:
         settle(t, k, time)
         t.job_f[x, J_END] = t.station_f[k, T_V] + size
-        t.job_i[x, J_NEXT] = station[k, T_HEAD]
-        station[k, T_HEAD] = x
-        station[k, T_ACTIVE] += 1
+        join(t, k, x)
         plan(t, heap, i, k, time)
         return
     if station[k, T_WAIT] < 0:
@@ -159,9 +181,7 @@ def served(t, heap, i, k, time):  # type: ignore[no-untyped-def]
         x = station[k, T_WAIT]
         station[k, T_WAIT] = t.job_i[x, J_NEXT]
         t.job_f[x, J_END] += t.station_f[k, T_V]
-        t.job_i[x, J_NEXT] = station[k, T_HEAD]
-        station[k, T_HEAD] = x
-        station[k, T_ACTIVE] += 1
+        join(t, k, x)
     plan(t, heap, i, k, time)
 
 
@@ -180,9 +200,9 @@ def free(s, r, rank, blocks, hit, kept, admission):  # type: ignore[no-untyped-d
     pool = rank_i[rank, R_POOL]
     if pool_i[pool, P_PREFIX]:
         blocks = kv.give_back(
-            s.cache, s.trace.ids, s.trace.fix_i[r, X_IDS], pool_i[pool, P_RATIO], rank, np.int64(blocks),
-            np.int64(hit), np.int64(kept), admission, pool_i[pool, P_EVICT], pool_f[pool, F_COST_A],
-            pool_f[pool, F_COST_B],
+            s.cache, s.trace.ids, s.trace.fix_i[r, pool_i[pool, P_IDS]], pool_i[pool, P_RATIO], rank,
+            np.int64(blocks), np.int64(hit), np.int64(kept), admission, pool_i[pool, P_EVICT],
+            pool_f[pool, F_COST_A], pool_f[pool, F_COST_B],
         )  # fmt: skip
     rank_i[rank, R_FREE] += blocks
 
@@ -216,7 +236,7 @@ def keep_names(s, r, rank, pool, tokens):  # type: ignore[no-untyped-def]
     """Blocks of a request that are full with its first ``tokens`` tokens get their names."""
     req, pool_i = s.work.req, s.fleet.pool_i
     full = min(tokens // pool_i[pool, P_BLOCK], np.int64(req[r, NAMED]))
-    first, ratio = s.trace.fix_i[r, X_IDS], pool_i[pool, P_RATIO]
+    first, ratio = s.trace.fix_i[r, pool_i[pool, P_IDS]], pool_i[pool, P_RATIO]
     for k in range(np.int64(req[r, KEPT]), full):
         key = kv.name(s.trace.ids, first, k, ratio)
         kv.keep(s.cache, rank, key, k, s.work.when[r, W_ADMISSION], pool_i[pool, P_ADMIT])
@@ -251,6 +271,52 @@ def move(s, r, source, target, size, blocks):  # type: ignore[no-untyped-def]
 
 
 @bare
+def ask_room(s, r, rank):  # type: ignore[no-untyped-def]
+    """A request's embeddings wait at their encoder, behind others, for room at the rank of its prompt."""
+    fleet, work, i = s.fleet, s.work, s.clock.i
+    i[I_STAMP] += 1
+    work.key[r, 0], work.key[r, 1] = 0.0, i[I_STAMP]
+    root = fleet.pool_i[fleet.rank_i[rank, R_POOL], P_ASKING] + rank
+    fleet.root[root] = h.add(work.link, work.key, fleet.root[root], np.int64(r))
+    work.aux[r, EMBED] = EM_WAITS
+
+
+@bare
+def images_there(s, r, rank):  # type: ignore[no-untyped-def]
+    """Images whose embeddings a request has at a rank at a time: more than fit come as others are used up."""
+    most = s.fleet.pool_i[s.fleet.rank_i[rank, R_POOL], P_ROOM]
+    return min(np.int64(s.work.aux[r, IMAGES]), most)
+
+
+@bare
+def fetch_images(s, rank):  # type: ignore[no-untyped-def]
+    """Embeddings set out for a rank, in order, while there is room for them."""
+    fleet, work, rank_i = s.fleet, s.work, s.fleet.rank_i
+    root = fleet.pool_i[rank_i[rank, R_POOL], P_ASKING] + rank
+    while fleet.root[root] >= 0:
+        r = np.int64(fleet.root[root])
+        images = images_there(s, r, rank)
+        if images > rank_i[rank, R_ROOM]:
+            return
+        fleet.root[root] = h.shed(work.link, work.key, r)
+        rank_i[rank, R_ROOM] -= images
+        work.aux[r, EMBED] = EM_HOLDS
+        source = np.int64(work.aux[r, D_RANK])
+        pool = rank_i[source, R_POOL]
+        tokens = work.aux[r, IMAGES] * fleet.pool_f[pool, F_IMAGE_TOKENS]
+        move(s, r, source, rank, tokens * fleet.pool_f[pool, F_EMBED], np.int64(0))
+
+
+@bare
+def leave_room(s, r, rank):  # type: ignore[no-untyped-def]
+    """A prompt is computed, or lost: its embeddings make room for the next."""
+    if s.work.aux[r, EMBED] == EM_HOLDS:
+        s.work.aux[r, EMBED] = 0
+        s.fleet.rank_i[rank, R_ROOM] += images_there(s, r, rank)
+        fetch_images(s, rank)
+
+
+@bare
 def loaded(s, r, number):  # type: ignore[no-untyped-def]
     """Something has arrived for a request; when all of it has, the request goes on."""
     req, aux, i = s.work.req, s.work.aux, s.clock.i
@@ -262,7 +328,7 @@ def loaded(s, r, number):  # type: ignore[no-untyped-def]
     rank = np.int64(req[r, RANK])
     pool = s.fleet.rank_i[rank, R_POOL]
     if req[r, STATE] == ST_HANDED:
-        aux[r, D_RANK] = -1
+        release_donor(s, r)
         req[r, STATE] = ST_WAITING
         enqueue(s.fleet, s.work, s.trace.fix_f, i, rank, r, BEHIND)
     elif req[r, STATE] == ST_LOADING:

@@ -16,7 +16,7 @@ from euston.serving._index import (
     index_sent,
     report,
 )
-from euston.serving._loads import move
+from euston.serving._loads import ask_room, fetch_images
 from euston.serving._queue import BEHIND, end, enqueue, kick
 from euston.serving._random import uniform
 from euston.serving._state import (
@@ -26,9 +26,10 @@ from euston.serving._state import (
     D_HIT,
     D_KEPT,
     D_RANK,
+    EM_MADE,
+    EMBED,
     F_ABS,
     F_BOUND,
-    F_EMBED,
     F_IMAGE_TOKENS,
     F_KV,
     F_MATCH,
@@ -45,6 +46,9 @@ from euston.serving._state import (
     IN,
     KEPT,
     KNOWN,
+    MADE,
+    NAMED,
+    NAMES,
     NONE,
     OC_REFUSED,
     OC_TOO_LARGE,
@@ -97,6 +101,7 @@ from euston.serving._state import (
     W_D_ADMISSION,
     W_PREFILL,
     W_SCHEDULED,
+    X_IMAGES,
     X_SESSION,
     Y_DEADLINE,
     bare,
@@ -212,12 +217,33 @@ def choose(s, r, pool):  # type: ignore[no-untyped-def]
 
 
 @bare
+def to_images(s, r, pool):  # type: ignore[no-untyped-def]
+    """What a request has to compute are its images now."""
+    req, aux = s.work.req, s.work.aux
+    if aux[r, EMBED] != EM_MADE:
+        aux[r, EMBED] = EM_MADE
+        aux[r, MADE], aux[r, NAMES] = req[r, KNOWN] - req[r, IN], req[r, NAMED]
+        req[r, KNOWN] = aux[r, IMAGES] * np.int64(s.fleet.pool_f[pool, F_IMAGE_TOKENS])
+        req[r, NAMED] = s.trace.fix_i[r + 1, X_IMAGES] - s.trace.fix_i[r, X_IMAGES]
+
+
+@bare
+def to_prompt(s, r):  # type: ignore[no-untyped-def]
+    """What a request has to compute is its prompt (again), with the tokens that it has given."""
+    req, aux = s.work.req, s.work.aux
+    if aux[r, EMBED] == EM_MADE:
+        aux[r, EMBED] = 0
+        req[r, KNOWN], req[r, NAMED] = req[r, IN] + aux[r, MADE], aux[r, NAMES]
+
+
+@bare
 def dispatch(s, r, pool):  # type: ignore[no-untyped-def]
     """A request comes to a pool: refused, held until a replica is up, or to the queue of one."""
     fleet, req, aux = s.fleet, s.work.req, s.work.aux
     pool_i, rank_i = fleet.pool_i, fleet.rank_i
     req[r, POOL] = pool
-    encodes = pool_i[pool, P_ENCODES]
+    if pool_i[pool, P_ENCODES]:
+        to_images(s, r, pool)
     rank = choose(s, r, pool)
     if rank == NONE:
         req[r, STATE] = ST_HELD
@@ -234,14 +260,11 @@ def dispatch(s, r, pool):  # type: ignore[no-untyped-def]
         index_sent(s, r, pool, rank)
     req[r, RANK] = rank
     rank_i[rank, R_REQ] += 1
-    if encodes:
-        req[r, KNOWN] = aux[r, IMAGES] * np.int64(fleet.pool_f[pool, F_IMAGE_TOKENS])
     if aux[r, D_RANK] >= 0 and pool_i[rank_i[aux[r, D_RANK], R_POOL], P_ENCODES]:
-        # Embeddings travel at once; KV waits until blocks are reserved (see ``fetch_prompt``).
-        source = np.int64(aux[r, D_RANK])
+        # Embeddings come before the prompt's turn; KV waits until blocks are reserved (see ``fetch_prompt``).
         req[r, STATE] = ST_HANDED
-        tokens = aux[r, IMAGES] * fleet.pool_f[rank_i[source, R_POOL], F_IMAGE_TOKENS]
-        move(s, r, source, rank, tokens * fleet.pool_f[rank_i[source, R_POOL], F_EMBED], np.int64(0))
+        ask_room(s, r, rank)
+        fetch_images(s, rank)
         return
     req[r, STATE] = ST_WAITING
     enqueue(fleet, s.work, s.trace.fix_f, s.clock.i, rank, r, BEHIND)
@@ -262,12 +285,20 @@ def hand_on(s, r, rank, pool):  # type: ignore[no-untyped-def]
     req[r, KEPT] = 0
     req[r, COMPUTED] = 0
     s.fleet.rank_i[rank, R_REQ] -= 1
+    s.fleet.rank_i[rank, R_HOLDS] += 1
     if s.fleet.pool_i[pool, P_ENCODES]:
-        req[r, KNOWN] = req[r, IN]
-        when[r, W_SCHEDULED] = np.inf
-    else:
-        s.fleet.rank_i[rank, R_HOLDS] += 1
+        to_prompt(s, r)
+        if aux[r, MADE] == 0:
+            when[r, W_SCHEDULED] = np.inf
     dispatch(s, r, s.fleet.pool_i[pool, P_NEXT])
+
+
+@bare
+def entrance(s, r):  # type: ignore[no-untyped-def]
+    """The pool that a request begins at: they stand in the order of its way; only images need an encoder."""
+    if s.fleet.pool_i[0, P_ENCODES] and s.work.aux[r, IMAGES] == 0:
+        return np.int64(1)
+    return np.int64(0)
 
 
 @bare
@@ -277,6 +308,8 @@ def fits(s, r):  # type: ignore[no-untyped-def]
     tokens = np.int64(req[r, IN]) + req[r, OUT]
     for pool in range(pool_i.shape[0]):
         if pool_i[pool, P_ENCODES]:
+            if s.work.aux[r, IMAGES] > s.fleet.rank_i[pool_i[pool, P_FIRST], R_CAP]:
+                return OC_TOO_LARGE
             continue
         if pool_i[pool, P_LEN] > 0 and tokens > pool_i[pool, P_LEN]:
             return OC_TOO_LONG
@@ -306,7 +339,4 @@ def enter(s, r):  # type: ignore[no-untyped-def]
             end(s, r, OC_REFUSED)
             return
         now[Q_BUCKET] -= 1.0
-    pool = np.int64(0)  # pools stand in the order of a request's way; only images need an encoder
-    if s.fleet.pool_i[0, P_ENCODES] and s.work.aux[r, IMAGES] == 0:
-        pool = np.int64(1)
-    dispatch(s, r, pool)
+    dispatch(s, r, entrance(s, r))

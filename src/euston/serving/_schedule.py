@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from euston.serving._admit import admit, take_blocks
-from euston.serving._loads import keep_names, release
+from euston.serving._loads import keep_names, leave_room, release
 from euston.serving._queue import FRONT, emit, end, enqueue, peek, rank_key
 from euston.serving._random import uniform
 from euston.serving._route import hand_on
@@ -182,7 +182,7 @@ def go_on(s, rank, pool, slot, budget, phase):  # type: ignore[no-untyped-def]
             n = min(n, long)
         n = min(n, budget)
         need, itself = np.int64(0), False
-        if not pool_i[pool, P_ENCODES] and computed + n > np.int64(req[r, BLOCKS]) * block:
+        if computed + n > np.int64(req[r, BLOCKS]) * block:
             need = (computed + n + block - 1) // block - np.int64(req[r, BLOCKS])
         while need > rank_i[rank, R_FREE]:
             out = victim(s, rank, pool, slot)
@@ -323,6 +323,8 @@ def finish(s, rank, slot):  # type: ignore[no-untyped-def]
                 stays = False
                 hand_on(s, r, rank, pool)
             elif computed >= known:
+                if mode == 0 or known == np.int64(req[r, IN]):
+                    leave_room(s, r, rank)
                 goal = np.int64(req[r, IN]) + req[r, OUT]
                 emitted = np.int64(1)
                 if mode == 1 and computed > known:
@@ -344,6 +346,7 @@ def finish(s, rank, slot):  # type: ignore[no-untyped-def]
                         stays = False
                         release(s, r)
                     rank_i[rank, R_REQ] -= 1
+                    leave_room(s, r, rank)
                     end(s, r, OC_DONE)
                 elif pool_i[pool, P_HANDS]:
                     stays = False

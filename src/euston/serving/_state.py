@@ -29,11 +29,16 @@ IN, OUT, COMPUTED, KNOWN, BLOCKS, HIT, NAMED, KEPT, STATE, RANK, POOL, PREEMPTED
 REQ = 16
 # Work.aux, int32[n, 16]: D_...: what a prefill rank still holds until the hand-over is done.
 PENDING, OUTCOME, HITS, D_RANK, D_BLOCKS, D_HIT, D_KEPT, TICKET, JOBS, IMAGES, TIER_HITS = LINE[:11]
-ORDER_SEQ, RETRIES = LINE[11:13]
+# Of its images: EMBED says where they are; MADE, NAMES: while they are encoded, the tokens that it had given
+# before and the names of its prompt's blocks (KNOWN and NAMED are those of the images then).
+ORDER_SEQ, RETRIES, MADE, EMBED, NAMES = LINE[11:16]
 AUX = 16
 # Work.when, float64[n, 8]
 W_ARRIVAL, W_SCHEDULED, W_FIRST, W_LAST, W_ADMISSION, W_WORST, W_PREFILL, W_D_ADMISSION = LINE[:8]
 WHEN = 8
+
+# They are encoded; wait for room at the rank of their prompt; have it.
+EM_MADE, EM_WAITS, EM_HOLDS = NUMBER[1:4]
 
 # States of a request.
 ST_OUTSIDE, ST_WAITING, ST_RUNNING, ST_LOADING, ST_LOADED, ST_SWAPPED, ST_HANDED, ST_ENDED, ST_HELD = NUMBER[
@@ -42,8 +47,8 @@ ST_OUTSIDE, ST_WAITING, ST_RUNNING, ST_LOADING, ST_LOADED, ST_SWAPPED, ST_HANDED
 # Outcomes, as in ``result.Outcome``.
 OC_OPEN, OC_DONE, OC_TOO_LONG, OC_TOO_LARGE, OC_REFUSED = NUMBER[:5]
 
-# Trace.fix_i int64[n + 1, 4], Trace.fix_f float64[n, 5]
-X_IDS, X_SUCC, X_TOKENS, X_SESSION = LINE[:4]
+# Trace.fix_i int64[n + 1, 5], Trace.fix_f float64[n, 5]
+X_IDS, X_SUCC, X_TOKENS, X_SESSION, X_IMAGES = LINE[:5]
 Y_ARRIVE, Y_THINK, Y_PRIORITY, Y_PREDICTED, Y_DEADLINE = LINE[:5]
 
 # Fleet.pool_i int64[P, 48]
@@ -53,7 +58,8 @@ P_OVERLAP, P_RULE, P_NEXT, P_INDEX, P_RING, P_RING_N, P_TURN, P_QUEUE_CAP, P_ACC
 P_LAYERS, P_TIERS, P_ADMIT, P_ENCODES, P_HANDS, P_FIRST_HERE, P_LAYERWISE, P_NETWORK, P_HELD, P_DEST = LINE[
     32:42
 ]
-P_ALIVE, P_STATION, P_REFUSE = LINE[42:45]
+# P_IDS: which column of Trace.fix_i says where the names of its blocks are.
+P_ALIVE, P_STATION, P_REFUSE, P_ROOM, P_ASKING, P_IDS = LINE[42:48]
 POOL_I = 48
 # Fleet.pool_f float64[P, 32]
 F_DELAY, F_MATCH, F_QUEUE, F_KV, F_ABS, F_REL, F_THRESHOLD, F_OVERLAP, F_TEMPERATURE, F_BOUND = LINE[:10]
@@ -74,7 +80,8 @@ R_POOL, R_ALIVE, R_FREE, R_RUN, R_WAIT, R_LOAD, R_REQ, R_TOK, R_CAP, R_BASE, R_R
     :13
 ]
 R_STEPS, R_PREFILL, R_DECODE, R_HIT, R_PREEMPT, R_PEAK, R_EVICTED, R_RECOMPUTED, R_EMITTED = LINE[13:22]
-R_SWAPPED, R_LOADED, R_PREFILLING = LINE[22:25]
+# R_ROOM: images whose embeddings still find room.
+R_SWAPPED, R_LOADED, R_PREFILLING, R_ROOM = LINE[22:26]
 RANK_I = 32
 A_DOWN, A_UP, A_DRAIN = NUMBER[:3]
 # Fleet.unit_i int64[U, 4], Fleet.unit_f float64[U, 4]; Fleet.slot_i int64[S, 2], one per batch in flight
@@ -125,7 +132,7 @@ class Trace(NamedTuple):
 
     fix_i: np.ndarray
     fix_f: np.ndarray
-    ids: np.ndarray  # int64 names of blocks
+    ids: np.ndarray  # int64 names of blocks, then of images (whose order within a request may change)
     succ: np.ndarray  # int32 who waits for a request
     order: np.ndarray  # int32 requests that wait for nobody, by arrival
 

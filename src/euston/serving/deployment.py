@@ -238,7 +238,11 @@ class Pool:
     load_if_faster : bool
         Load only what is not computed sooner.
     image_tokens, embedding_bytes : int, float
-        Role "encode": tokens per image, bytes of one token's embedding.
+        Role "encode": tokens per image, bytes of one token's embedding. Its engine's blocks are images: an
+        encoder takes up a request when all its images find room, and holds them until they are handed over.
+    embedding_tokens : int
+        Other roles, where "encode" encodes: tokens of images whose embeddings a rank holds until their prompt
+        is computed, the next ones wait at their encoder; 0: no bound.
     image_seconds : float
         Other roles: of encoding an image in the step that takes up its request; 0 where "encode" does.
     bandwidth : float
@@ -260,6 +264,7 @@ class Pool:
     load_if_faster: bool = True
     image_tokens: int = 576
     embedding_bytes: float = 8192.0
+    embedding_tokens: int = 0
     image_seconds: float = 0.0
     bandwidth: float = 0.0
 
@@ -271,6 +276,7 @@ class Pool:
         _one_of(f"{where}.tier_admission", self.tier_admission, "tier admission", TIER_ADMISSIONS)
         for name in ("replicas", "lockstep", "pipeline", "layers", "image_tokens"):
             _at_least(f"{where}.{name}", getattr(self, name), 1)
+        _at_least(f"{where}.embedding_tokens", self.embedding_tokens, 0)
         if self.replicas % self.lockstep:
             raise ConfigError(f"`{where}.lockstep`: {self.lockstep} does not divide {self.replicas} replicas")
         if self.router.bound < 1:

@@ -231,11 +231,11 @@ class Serving:
             "evicted_blocks": k.R_EVICTED, "swapped_blocks": k.R_SWAPPED, "loaded_tokens": k.R_LOADED,
             "peak_blocks": k.R_PEAK, "blocks": k.R_CAP, "emitted_tokens": k.R_EMITTED,
         }  # fmt: skip
-        encoding = s.fleet.pool_i[req[:, k.POOL], k.P_ENCODES] > 0
+        encoding = aux[:, k.EMBED] == k.EM_MADE
         return ServingResult(
             requests=self.requests,
             **times,
-            tokens=np.where(encoding, 0, req[:, k.KNOWN] - req[:, k.IN]).astype(np.int32),
+            tokens=np.where(encoding, aux[:, k.MADE], req[:, k.KNOWN] - req[:, k.IN]).astype(np.int32),
             hits=np.maximum(aux[:, k.HITS], 0),
             tier_hits=aux[:, k.TIER_HITS].copy(),
             preemptions=req[:, k.PREEMPTED].copy(),
@@ -248,6 +248,7 @@ class Serving:
             ranks={
                 **{name: r[:, column].copy() for name, column in counters.items()},
                 "used_blocks": r[:, k.R_CAP] - r[:, k.R_FREE],
+                "held_images": s.fleet.pool_i[r[:, k.R_POOL], k.P_ROOM] - r[:, k.R_ROOM],
             },
             busy=s.fleet.unit_f[:, k.U_BUSY_S].copy(),
             end=self.now,

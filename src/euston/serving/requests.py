@@ -45,6 +45,9 @@ class Requests:
     klass : uint8[n]
         Class (the brief's ``class``): client of the fair scheduler, row of acceptance rates, SLO class.
     n_images : int16[n]
+    image_ids : int64[sum of n_images] or empty
+        Names of the requests' images, one request after the other, between 0 and 2^40; an encoder that holds
+        one need not encode it. A request names an image once; empty: all differ.
     blocks_ptr : int64[n + 1]
     block_ids : int64[m]
         Names of token blocks, CSR: ids ``block_ids[blocks_ptr[i]:blocks_ptr[i + 1]]`` of request i, one per
@@ -94,6 +97,7 @@ class Requests:
     after: NDArray[np.int32]
     think_s: NDArray[np.float64]
     concurrency: int = 0
+    image_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     meta: Mapping[str, Any] = field(default_factory=dict)
     """Where the requests come from: words for reports, nothing that decides."""
 
@@ -110,6 +114,7 @@ class Requests:
         after: ArrayLike = (),
         after_ptr: ArrayLike | None = None,
         concurrency: int = 0,
+        image_ids: ArrayLike = (),
         meta: Mapping[str, Any] | None = None,
         **columns: ArrayLike,
     ) -> Requests:
@@ -140,6 +145,7 @@ class Requests:
             after=np.ascontiguousarray(after, np.int32),
             after_ptr=empty if after_ptr is None else np.ascontiguousarray(after_ptr, np.int64),
             concurrency=concurrency,
+            image_ids=np.ascontiguousarray(image_ids, np.int64),
             meta=dict(meta or {}),
             **made,
         )
@@ -169,6 +175,7 @@ class Requests:
         if not ((self.think_s >= 0) & np.isfinite(self.think_s)).all():
             raise ConfigError("requests: think_s must be numbers >= 0")
         self._check_names(n)
+        self._check_images(n)
         self._check_after(n)
 
     def _check_names(self, n: int) -> None:
@@ -188,6 +195,23 @@ class Requests:
                 f"requests[{i}]: {named[i] // self.block_size} block_ids of {self.block_size} tokens do not "
                 f"describe named_tok = {self.named_tok[i]}"
             )
+
+    def _check_images(self, n: int) -> None:
+        names = self.image_ids
+        if names.size == 0:
+            return
+        if names.shape != (int(self.n_images.sum()),):
+            raise ConfigError(
+                f"requests: image_ids names {names.size} images; n_images has {int(self.n_images.sum())}"
+            )
+        if names.min() < 0 or names.max() >= _LARGEST_ID:
+            raise ConfigError("requests: image_ids must be between 0 and 2^40; number the distinct images")
+        owner = np.repeat(np.arange(n), self.n_images)
+        order = np.lexsort((names, owner))
+        same = np.flatnonzero((np.diff(names[order]) == 0) & (np.diff(owner[order]) == 0))
+        if same.size:
+            k = int(order[same[0]])
+            raise ConfigError(f"requests[{owner[k]}]: image {names[k]} stands twice; name and count it once")
 
     def _check_after(self, n: int) -> None:
         if self.concurrency < 0:
@@ -213,6 +237,7 @@ class Requests:
             block_ids=self.block_ids[: self.blocks_ptr[n]],
             after_ptr=self.after_ptr[: n + 1],
             after=self.after[: self.after_ptr[n]],
+            image_ids=self.image_ids[: int(cut["n_images"].sum())],
         )
 
     def scaled(self, *, rate: float = 1.0, tokens: float = 1.0) -> Requests:

@@ -26,7 +26,7 @@ class Outcome(IntEnum):
     TOO_LONG = 2
     """Refused: prompt + answer exceed ``max_model_len``."""
     TOO_LARGE = 3
-    """Refused: prompt + answer need more KV blocks than a rank has."""
+    """Refused: prompt + answer need more KV blocks than a rank has, or more images than an encoder holds."""
     REFUSED = 4
     """Refused by admission: token bucket, full queue, predicted lateness."""
 
@@ -62,7 +62,7 @@ class ServingResult:
     ranks : dict of int64[R]
         Counters of each rank: steps, prefill_tokens, decode_tokens, hit_tokens, preemptions,
         recomputed_tokens, evicted_blocks, swapped_blocks, loaded_tokens, peak_blocks, blocks, used_blocks,
-        emitted_tokens.
+        emitted_tokens, held_images (embeddings of prompts that are not computed yet).
     busy : float64[U]
         Seconds that each unit (ranks that step together) spent in steps.
     end : float64

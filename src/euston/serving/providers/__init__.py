@@ -17,7 +17,7 @@ from euston.models import Balance, Transformer
 from euston.serving.providers._model import Layout, Prices, Shares, token_knots
 from euston.serving.providers.encoder import encoder_seconds, encoder_step_time, image_tokens
 from euston.serving.providers.measured import Measured
-from euston.serving.providers.memory import kv_blocks, kv_bytes_per_token, weight_bytes
+from euston.serving.providers.memory import encoded_images, kv_blocks, kv_bytes_per_token, weight_bytes
 from euston.serving.providers.software import EngineSoftware, engine_software
 from euston.serving.step_time import StepTime, dense
 
@@ -34,6 +34,7 @@ __all__ = [
     "encoder_step_time",
     "engine_software",
     "image_tokens",
+    "encoded_images",
     "kv_blocks",
     "kv_bytes_per_token",
     "step_time",

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from euston.errors import ConfigError
 from euston.models import Transformer
 from euston.models.recipes import RECIPES
+from euston.serving.providers.encoder import image_tokens
 
 if TYPE_CHECKING:
     from euston.catalog import Accelerator
 
-__all__ = ["kv_blocks", "kv_bytes_per_token", "weight_bytes"]
+__all__ = ["encoded_images", "kv_blocks", "kv_bytes_per_token", "weight_bytes"]
 
 
 def kv_bytes_per_token(model: Transformer, *, tensor: int = 1, kv_bytes: float = 2.0) -> float:
@@ -97,3 +98,37 @@ def kv_blocks(
             f"in {there / 2**30:.1f} GiB of {accelerator.name}; use more of them or fewer bytes per weight"
         )
     return int(left // block)
+
+
+def encoded_images(
+    model: Transformer,
+    accelerator: Accelerator,
+    pixels: int,
+    *,
+    utilisation: float = 0.9,
+    max_tokens: int = 8192,
+) -> int:
+    """Images whose embeddings find room on an accelerator beside the vision encoder.
+
+    Weights and embeddings in BF16; activations and the 1 GiB beside them as in `kv_blocks`.
+
+    Raises
+    ------
+    ConfigError
+        For a model without a vision encoder, or when the encoder does not fit.
+    """
+    tokens = image_tokens(model, pixels)
+    assert model.vision is not None
+    patches = max(1, max_tokens // tokens) * model.vision.patches(pixels, pixels)
+    taken = (
+        2.0 * model.vision.parameters(model.hidden)
+        + patches * (8 * model.vision.hidden + 4 * model.vision.ffn) * 2.0
+        + 2**30
+    )
+    there, each = accelerator.memory_bytes * utilisation, 2.0 * model.hidden * tokens
+    if there - taken < each:
+        raise ConfigError(
+            f"the vision encoder of `{model.name}` needs {taken / 2**30:.1f} GiB and leaves no room for an "
+            f"image in {there / 2**30:.1f} GiB of {accelerator.name}; let a step take fewer tokens"
+        )
+    return int((there - taken) // each)

@@ -9,6 +9,7 @@ from euston.serving.workloads.generate import (
     conversations,
     independent,
     shared_prefix,
+    with_image_names,
     with_images,
 )
 from euston.serving.workloads.lengths import LENGTHS, Empirical
@@ -18,5 +19,6 @@ from euston.serving.workloads.read import FORMATS, read
 __all__ = [
     "ARRIVALS", "FORMATS", "LENGTHS", "PACKAGED", "Arrivals", "Empirical", "PrefixHits", "agents",
     "arrival_times", "closed_loop", "conversations", "independent", "name_tokens", "packaged", "prefix_hits",
-    "read", "shared_prefix", "with_block_size", "with_images",
+    "read", "shared_prefix", "with_block_size", "with_image_names",
+    "with_images",
 ]  # fmt: skip

@@ -324,16 +324,56 @@ def _think(n: int, percentiles: tuple[float, float], rng: np.random.Generator) -
     return median * np.exp(np.log(p99 / median) / 2.3263478740408408 * rng.standard_normal(n))
 
 
-def with_images(requests: Requests, mean: float, tokens_per_image: int, *, seed: int = 0) -> Requests:
+def with_images(
+    requests: Requests, mean: float, tokens_per_image: int, *, most: int = 0, seed: int = 0
+) -> Requests:
     """Requests with images before their text: Poisson many, each of so many tokens of the prompt.
 
-    Names of blocks drop: images come first and differ.
+    ``most``: of a request, 0: any. Names of blocks drop: images come first.
     """
     _at_least("images", mean, 0)
     _at_least("tokens_per_image", tokens_per_image, 1)
     images = stream(seed, "images").poisson(mean, len(requests))
+    if most:
+        images = np.minimum(images, most)
     tokens = (requests.in_tok + images * tokens_per_image).astype(np.int32)
     return replace(
         requests, n_images=images.astype(np.int16), in_tok=tokens, named_tok=tokens,
         block_ids=np.zeros(0, np.int64), blocks_ptr=np.zeros(len(requests) + 1, np.int64), block_size=0,
     )  # fmt: skip
+
+
+def with_image_names(requests: Requests, distinct: int, alpha: float = 0.0, *, seed: int = 0) -> Requests:
+    """The same with names of their images: ``distinct`` ones with popularity 1 / rank^alpha.
+
+    A request's are drawn again until all of them differ.
+
+    Raises
+    ------
+    ConfigError
+        When a request has more images than there are.
+    """
+    images = requests.n_images.astype(np.int64)
+    if images.max(initial=0) > distinct:
+        most = int(images.max())
+        raise ConfigError(f"a request has {most} images; `distinct` must be at least as many")
+    rng = stream(seed, "names of images")
+    weight = np.arange(1, distinct + 1, dtype=np.float64) ** -alpha
+    upto = np.cumsum(weight / weight.sum())[:-1]
+    owner = np.repeat(np.arange(images.size), images)
+    names = np.zeros(owner.size, np.int64)
+    again = np.ones(images.size, bool)
+    for _ in range(32):
+        mine = again[owner]
+        names[mine] = np.searchsorted(upto, rng.random(int(mine.sum())), side="right")
+        order = np.lexsort((names, owner))
+        same = (np.diff(names[order]) == 0) & (np.diff(owner[order]) == 0)
+        again[:] = False
+        again[owner[order[:-1][same]]] = True
+        if not again.any():
+            break
+    ends = np.cumsum(images)
+    for i in np.flatnonzero(again):  # requests with a large part of all images
+        drawn = rng.choice(distinct, int(images[i]), replace=False, p=weight / weight.sum())
+        names[ends[i] - images[i] : ends[i]] = drawn
+    return replace(requests, image_ids=names)
