@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from euston.devices import GPU, Exchange, _moe, _tables, exchange
 from euston.devices._deal import deal
 from euston.devices.kernels import DEVICE_LAUNCH
 from euston.errors import ConfigError
+from euston.models import transformer
 from euston.models.operator import Operator
 
 
@@ -167,3 +169,24 @@ def test_weight_gradients_of_experts_have_the_tokens_inside(h100: Accelerator) -
     assert gpu.price(grouped(0, 4096, 7168, 8, 0)).seconds == pytest.approx(DEVICE_LAUNCH)
     with pytest.raises(ConfigError, match="experts"):
         GPU(h100, experts="librarry")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("experts", ["library", "fused"])
+def test_a_price_does_not_depend_on_company(h100: Accelerator, experts: Literal["library", "fused"]) -> None:
+    """Oracle: every operator of a layer priced by a pricer that has seen no other."""
+    families: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("gpt-oss-120b", {"rotary_kernel": "eager", "qkv_split": "copies"}),
+        ("deepseek-v3", {"precision": "fp8-block"}), ("nemotron-h-8b", {}), ("qwen2-vl-7b", {}),
+    )  # fmt: skip
+    for name, keys in families:
+        model = transformer(name)
+        ops = [
+            op
+            for kind in model.kind_counts
+            for op in model.operators(4096, 4096, kind=kind, expert_parallel=8, expert_tensor=1, **keys)
+        ]
+        together = GPU(h100, experts=experts).price_many(ops)
+        for op, price in zip(ops, together, strict=True):
+            alone = GPU(h100, experts=experts).price(op)
+            assert price.seconds == pytest.approx(alone.seconds, rel=1e-12), (name, op.name, op.phase)
+            assert price.provenance == alone.provenance, (name, op.name)

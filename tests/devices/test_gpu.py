@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from euston import catalog
 from euston.catalog import Accelerator
 from euston.devices import GPU, Device, scale_up_collective
 from euston.devices.interconnect import wire_bytes
@@ -78,6 +79,31 @@ def test_calls_add_and_the_launch_floor_holds(a100: Accelerator) -> None:
     )
     assert gpu.price(memory("add", 10.0, calls=5)).seconds == pytest.approx(5 * 6e-6)
     assert GPU(a100, launch_floor=1e-6).price(memory("add", 10.0)).seconds < 6e-6
+
+
+def test_single_elements_take_as_long_as_published_rotations() -> None:
+    """Oracle: PyTorch's rotary positions, eager, on a B200 (pytorch/pytorch pull request 176223).
+
+    Batch 4, 2,048 tokens, 32 heads of 128, BF16, queries and keys: 8.675 ms in ten runs of ten kernels.
+    Products with broadcast cosines and sines, a negated half and its joining with the other one move single
+    elements; the sum does not.
+    """
+    b200 = GPU(catalog.accelerator("b200-sxm"))
+    tensor = 4 * 2048 * 32 * 128 * 2.0
+    single, whole = (2 + 1 + 2 + 2) * tensor, 3 * tensor
+    op = replace(memory("add", 2 * (single + whole), calls=10), bytes_single=2 * single)
+    assert b200.price(op).seconds == pytest.approx(0.8675e-3, rel=0.15)
+    assert b200.price(replace(op, bytes_single=0.0)).seconds < 0.3 * 0.8675e-3
+
+
+def test_single_elements_never_beat_the_memory(accelerators: dict[str, Accelerator]) -> None:
+    plain = memory("add", 1e9)
+    for name, accelerator in accelerators.items():
+        gpu = GPU(accelerator)
+        times = [gpu.price(replace(plain, bytes_single=part)).seconds for part in (0.0, 0.5e9, 1e9)]
+        assert times == sorted(times), name
+        if name == "tpu":  # streams tiles: no multiprocessors that wait for instructions
+            assert times[0] == times[-1]
 
 
 def test_memory_kernels(a100: Accelerator) -> None:

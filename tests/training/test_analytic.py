@@ -84,7 +84,7 @@ def test_one_forward_one_backward_is_nearly_exact(
         recompute=recompute, profile=profile,
     )  # fmt: skip
     # with fewer micro-batches than stages the closed form leaves out what the last stages' wait adds
-    assert ratio(one) == pytest.approx(1.0, abs=0.03 if m >= pipeline else 0.06)
+    assert ratio(one) == pytest.approx(1.0, abs=0.03 if m >= pipeline else 0.08)
 
 
 @pytest.mark.parametrize(

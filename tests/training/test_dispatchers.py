@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from euston.assemble import device
 from euston.assemble import site as make_site
 from euston.catalog import accelerator
 from euston.cluster import Parallel, place
-from euston.models import transformer
+from euston.devices import scale_up_collective
+from euston.devices.interconnect import wire_bytes
+from euston.models import Balance, transformer
 from euston.scenario import from_data
 from euston.studies._facts import software_of
 from euston.training import Conditions, TrainingJob, run_iteration, software
@@ -68,6 +71,27 @@ def test_a_use_takes_the_tables_time() -> None:
     narrow = exchanged(job(expert_dispatcher="deepep", expert_dispatch="fp8"))
     assert narrow.seconds_over(2) == pytest.approx((DISPATCH[4096] + COMBINE) / 2.0 * 1e-6, rel=1e-3)
     assert use.seconds_over(1) == use.seconds_over(4) == 0.0  # another spread has another time
+
+
+def test_probabilities_and_counts_travel_beside_the_tokens() -> None:
+    """Oracle: four uses of a layer carry two small all-to-alls and one gathering, which NCCL's figures price.
+
+    Experts filled to their capacity are counted beforehand; a library sends all in one.
+    """
+    h100 = accelerator("h100-sxm")
+    plain, filled = job(), replace(job(), balance=Balance(capacity_factor=1.0))
+    model = transformer("deepseek-v3")
+    assert model.moe is not None
+    rows = 4096 * model.moe.top_k
+    tokens = scale_up_collective(h100, "all_to_all", 16, rows * model.hidden * 2.0).latency
+    each = []
+    for name, nbytes in (("all_to_all", rows * 4.0), ("all_gather", model.moe.experts * 8.0 * 16)):
+        one = scale_up_collective(h100, name, 16, nbytes)
+        each.append(one.latency + wire_bytes(name, 16, nbytes) / one.wire_rate)
+    assert exchanged(filled).latency == pytest.approx(tokens + 2 * each[0] / 4)
+    assert exchanged(plain).latency == pytest.approx(tokens + (2 * each[0] + each[1]) / 4)
+    assert exchanged(plain).step_latency == pytest.approx(exchanged(filled).step_latency * 1.75 / 1.5)
+    assert exchanged(job(expert_dispatcher="deepep")).latency == pytest.approx(tokens)
 
 
 def test_only_libraries_have_tables() -> None:

@@ -122,6 +122,15 @@ def test_every_profile_of_the_catalogue_is_complete() -> None:
 
 def test_profile_overrides() -> None:
     assert software("megatron-2022", p2p_overlap=True).p2p_overlap
+    for name, expected in (("bridge-2026", [False, True]), ("llama3-2024", [True, True])):
+        made = [
+            TrainingJob(
+                transformer("llama3-8b"), Parallel(pipeline=2, virtual=v), global_batch=8, sequence=2048,
+                schedule="interleaved" if v > 1 else "1f1b", software=software(name),
+            )
+            for v in (1, 2)
+        ]  # fmt: skip
+        assert [one.sends_overlap for one in made] == expected  # Megatron-LM needs chunks to overlap with
     with pytest.raises(ConfigError, match="did you mean 'p2p_overlap'"):
         software("megatron-2022", p2p_overlaps=True)
     with pytest.raises(CatalogError, match="megatron-2022"):

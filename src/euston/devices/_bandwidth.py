@@ -16,6 +16,12 @@ UPPER = 0.85
 RELATIVE = {
     "h200-sxm": "h100-sxm", "gb200": "h100-sxm", "rtx-pro-6000": "h100-sxm", "rtx-4090": "a100-sxm-80gb",
 }  # fmt: skip
+#: Bytes per second and multiprocessor of element-wise kernels that load and store 16-bit elements one by one,
+#: as PyTorch's do where an operand is strided or broadcast: they wait for instructions, not for the memory.
+#: 1.18 TB/s on an H200 (tile-ai/TileOPs pull request 500: prelu of 1,024 x 10,240 with PyTorch 2.9.1, where
+#: operations on contiguous tensors of that size reach 2.5 to 3.0). A B200's rotations agree within 15 %
+#: (pytorch/pytorch pull request 176223; `tests/devices/test_gpu.py`).
+SINGLE = 1.18e12 / 132
 
 
 def fraction(table: str | None, kernel: str, elementwise: Elementwise) -> tuple[float, Provenance]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from euston.devices import _bandwidth
 from euston.devices._attention import BACKWARD_FLOPS, BACKWARD_RATE
@@ -192,7 +193,8 @@ class GPU:
     def _seconds(self, one: Operator, group: Sequence[Operator]) -> Priced:
         kernels = self.kernels
         if one.kind == "memory":
-            return kernels.memory(one.kernel, [op.bytes_read + op.bytes_written for op in group])
+            nbytes = [op.bytes_read + op.bytes_written for op in group]
+            return kernels.memory(one.kernel, nbytes, [op.bytes_single for op in group])
         if one.kind == "scan":
             nbytes = [op.bytes_read + op.bytes_written for op in group]
             return kernels.scan([op.flops for op in group], nbytes, one.dtype)
@@ -202,35 +204,33 @@ class GPU:
         if one.kind == "grouped_gemm":
             if self.experts == "fused":
                 return kernels.grouped_gemm(shape[0], shape[1], shape[2], shape[3], shape[4], one.dtype)
-            return self._expert_by_expert(one, shape)
+            to_weights = np.array([op.name.endswith("_wgrad") for op in group])
+            return self._expert_by_expert(one.dtype, shape, to_weights)
         if one.kind == "attention":
             return self._attention(one, shape)
         raise ConfigError(unknown("operator kind", one.kind, KINDS))
 
     def _expert_by_expert(
-        self, one: Operator, shape: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+        self, dtype: str, shape: NDArray[np.float64], to_weights: NDArray[np.bool_]
     ) -> Priced:
         """The fullest expert's product and as many of the others' mean, back to back.
 
-        Their starts hide behind one another, but the chip's power does not: all together they are never
-        faster than the rate it sustains.
+        Where gradients go `to_weights` the tokens are the inner side. Their starts hide behind one another,
+        but the chip's power does not: all together they are never faster than the rate it sustains.
         """
         rows, n, k, experts, busiest = shape
         rest = np.where(experts > 1, (rows - busiest) / np.maximum(experts - 1, 1), 0.0)
-        to_weights = one.name.endswith("_wgrad")
         seconds, sure = np.full(rows.size, DEVICE_LAUNCH), np.zeros(rows.size, np.int8)
         for count, m in ((np.ones(rows.size), busiest), (experts - 1, rest)):
             there = (m > 0) & (count > 0)
             if not there.any():
                 continue
-            tokens = np.maximum(m[there], 1.0)
-            if to_weights:  # the tokens are the inner side
-                found, how = self.kernels.gemm(n[there], k[there], tokens, one.dtype)
-            else:
-                found, how = self.kernels.gemm(tokens, n[there], k[there], one.dtype)
+            sides = np.stack((np.maximum(m[there], 1.0), n[there], k[there]))
+            sides = np.where(to_weights[there], np.roll(sides, -1, axis=0), sides)
+            found, how = self.kernels.gemm(sides[0], sides[1], sides[2], dtype)
             seconds[there] += count[there] * np.maximum(found - DEVICE_LAUNCH, 0.0)
             sure[there] = np.maximum(sure[there], how)
-        rate = self.power.cap(one.dtype) if self.kernels.gemm_source == "table+cap" else None
+        rate = self.power.cap(dtype) if self.kernels.gemm_source == "table+cap" else None
         if rate:
             seconds = np.maximum(seconds, 2.0 * rows * n * k / rate)
         return seconds, sure

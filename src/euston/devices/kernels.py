@@ -361,11 +361,16 @@ class Kernels:
         seconds = DEVICE_LAUNCH + np.atleast_1d(np.maximum(compute, moved))
         return seconds, np.full(len(seconds), ROOFLINE, dtype=np.int8)
 
-    def memory(self, kernel: str, nbytes: ArrayLike) -> Priced:
-        """A kernel that waits for memory."""
+    def memory(self, kernel: str, nbytes: ArrayLike, single: ArrayLike = 0.0) -> Priced:
+        """A kernel that waits for memory; `single` of its bytes are moved one element at a time."""
         share, provenance = _bandwidth.fraction(self.table, kernel, self.elementwise)
+        rate = self.accelerator.memory_bandwidth * share
+        one_by_one = rate
+        if (count := self.accelerator.multiprocessors or 0) >= _gemm.STREAMING:
+            one_by_one = min(rate, count * _bandwidth.SINGLE)
+        alone = np.asarray(single, dtype=np.float64)
         seconds = np.atleast_1d(np.asarray(nbytes, dtype=np.float64))
-        seconds = seconds / (self.accelerator.memory_bandwidth * share) + DEVICE_LAUNCH
+        seconds = (seconds - alone) / rate + alone / one_by_one + DEVICE_LAUNCH
         least = PROVENANCES.index(provenance)
         if self.table is not None and not self.own:
             least = max(least, TRANSFERRED)

@@ -24,6 +24,9 @@ FLASH_BACKWARD = 2.5
 #: half negated, the halves' gradients put together, their sum, and the gradients of the slices. Counted by
 #: running it: `tests/models/test_unfused.py`.
 EAGER_ROTARY = ((6.5, 5.5), (7.5, 7.5))
+#: Of them, those of operations on strided halves or with broadcast cosines and sines, which move one element
+#: at a time: the products, the negation, and the joining of halves of which one is strided.
+EAGER_ROTARY_SINGLE = (7.0, 7.0)
 #: Their launches for queries and keys, with six on the table of angles forward.
 EAGER_ROTARY_KERNELS = (24, 18)
 
@@ -61,13 +64,16 @@ def _rotary(settings: Settings, columns: int) -> Step:
     if settings.rotary_kernel == "fused":
         return memory("rotary", "rotary", settings, settings.tokens, columns, (e, e), (e, e))
     moved = [(read * e, written * e) for read, written in EAGER_ROTARY]
+    single = (EAGER_ROTARY_SINGLE[0] * e, EAGER_ROTARY_SINGLE[1] * e)
     calls = EAGER_ROTARY_KERNELS if settings.graphs == "none" else (1, 1)
-    return memory("rotary", "add", settings, settings.tokens, columns, moved[0], moved[1], calls=calls)
+    return memory("rotary", "add", settings, settings.tokens, columns, *moved, calls=calls, single=single)
 
 
 def _grouped(model: Transformer, settings: Settings, heads: int, kv_heads: int, window: int) -> list[Step]:
     d, tokens = model.head_dim, settings.tokens
     steps = [linear("qkv", settings, (heads + 2 * kv_heads) * d, model.hidden)]
+    if settings.qkv_split == "copies":
+        steps += _split(model, settings, heads, kv_heads)
     if model.qk_norm:
         steps.append(norm("qk_norm", settings, tokens * (heads + kv_heads), d))
     if model.positions == "rotary":
@@ -78,6 +84,35 @@ def _grouped(model: Transformer, settings: Settings, heads: int, kv_heads: int, 
     else:
         steps += _unfused(settings, heads, kv_heads, d)
     return steps
+
+
+def _split(model: Transformer, settings: Settings, heads: int, kv_heads: int) -> list[Step]:
+    """Queries, keys and values out of one matrix whose columns go group by group, as Megatron-Core does it.
+
+    Queries of several heads a group are copied to lie together (`SelfAttention.get_query_key_value_tensors`:
+    reshape); a norm copies its strided keys; what is strided still when attention begins is copied there
+    (Transformer Engine: `get_qkv_layout`), but for three equal ones that nothing has moved. Rotations write
+    their results anew. Backward, the three gradients are concatenated.
+    """
+    equal = heads == kv_heads
+    moved = model.positions == "rotary" or model.qk_norm
+    if equal and not moved:
+        return []
+    alone = kv_heads == 1
+    copied = 0.0 if alone or equal else float(heads)  # a single group's queries lie together, row by row
+    if model.qk_norm:
+        copied = heads + kv_heads
+    elif not moved:
+        copied += kv_heads  # keys
+    copied += kv_heads  # values
+    columns, e = (heads + 2 * kv_heads), settings.width
+    share = copied / columns * e
+    return [
+        memory(
+            "qkv_split", "add", settings, settings.tokens, columns * model.head_dim, (share, share), (e, e),
+            calls=(2, 1), single=(2 * share, 0.0),
+        )
+    ]  # fmt: skip
 
 
 def _latent(model: Transformer, settings: Settings, heads: int) -> list[Step]:

@@ -29,12 +29,17 @@ DISPATCH_KERNELS = (12, 1)
 #: written.
 CLAMP = ((4.0, 4.0), (9.0, 6.0))
 CLAMP_KERNELS = (3, 7)
+#: Of them, those of operations on the strided halves, or with a broadcast zero: both clamps; backward all but
+#: the conjunction of masks and the last concatenation. Such kernels move one element at a time.
+CLAMP_SINGLE = (4.0, 9.5)
 #: Bytes per element of adding the bias of an expert's output matrix, weighted by its tokens' probabilities,
 #: as `TEGroupedMLP._apply_bias` does for one expert after the other in 16 bit: product, sum, concatenation;
 #: backward the product with the probabilities and its sum, the product with the bias and its sum, and the
 #: parts' gradients put together.
 EXPERT_BIAS = ((6.0, 6.0), (10.0, 6.0))
 EXPERT_BIAS_KERNELS = (2, 4)
+#: Of them, those of the products, which broadcast the bias or the probabilities.
+EXPERT_BIAS_SINGLE = (2.0, 8.0)
 
 #: Backward of Megatron-Core 0.16.1's SwiGLU over what it must move. Against a Triton kernel that moves no
 #: more than it must (3 elements forward, 5 backward) it takes 1.57 and 1.63 times as long forward, 2.46 and
@@ -130,7 +135,8 @@ def _clamp(moe: MoE, settings: Settings, rows: float, columns: int) -> list[Step
         return []
     wide = settings.width / 2.0
     moved = [(read * wide, written * wide) for read, written in CLAMP]
-    step = memory("expert_clamp", "add", settings, rows, columns, moved[0], moved[1], calls=CLAMP_KERNELS)
+    single = (CLAMP_SINGLE[0] * wide, CLAMP_SINGLE[1] * wide)
+    step = memory("expert_clamp", "add", settings, rows, columns, *moved, calls=CLAMP_KERNELS, single=single)
     return [step.within("moe_act")]
 
 
@@ -140,10 +146,10 @@ def _expert_bias(moe: MoE, settings: Settings, rows: float, hidden: int, local: 
         return []
     wide = settings.width / 2.0
     moved = [(read * wide, written * wide) for read, written in EXPERT_BIAS]
-    calls = [each * local + 1 for each in EXPERT_BIAS_KERNELS]
-    return [
-        memory("expert_bias", "add", settings, rows, hidden, moved[0], moved[1], calls=(calls[0], calls[1]))
-    ]
+    single = (EXPERT_BIAS_SINGLE[0] * wide, EXPERT_BIAS_SINGLE[1] * wide)
+    forward, backward = (each * local + 1 for each in EXPERT_BIAS_KERNELS)
+    calls = (forward, backward)
+    return [memory("expert_bias", "add", settings, rows, hidden, *moved, calls=calls, single=single)]
 
 
 def _small(settings: Settings, kernels: tuple[int, int]) -> tuple[int, int]:

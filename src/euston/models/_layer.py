@@ -167,5 +167,5 @@ def encoder_operators(model: Transformer, settings: Settings, patches: int) -> t
 def _times(op: Operator, times: int) -> Operator:
     return replace(
         op, calls=op.calls * times, flops=op.flops * times, bytes_read=op.bytes_read * times,
-        bytes_written=op.bytes_written * times,
+        bytes_written=op.bytes_written * times, bytes_single=op.bytes_single * times,
     )  # fmt: skip

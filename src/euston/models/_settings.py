@@ -19,6 +19,7 @@ Loss = Literal["in-place", "pytorch", "fused"]
 Dispatcher = Literal["alltoall", "deepep", "hybridep"]
 ActivationKernel = Literal["fused", "compiled"]
 RotaryKernel = Literal["fused", "eager"]
+QkvSplit = Literal["views", "copies"]
 Accumulation = Literal["fused-fp32", "fused-bf16", "autograd-fp16", "unfused-fp32", "none"]
 
 #: What selective recompute can repeat, in Megatron-Core's words.
@@ -48,6 +49,7 @@ class Settings:
     expert_padding: bool = False
     activation_kernel: ActivationKernel = "fused"
     rotary_kernel: RotaryKernel = "fused"
+    qkv_split: QkvSplit = "views"
 
     def __post_init__(self) -> None:
         for key in ("tokens", "sequence", "tensor_parallel", "expert_parallel", "expert_tensor"):
@@ -66,6 +68,7 @@ class Settings:
         choice("dispatcher", self.dispatcher, Dispatcher)
         choice("activation_kernel", self.activation_kernel, ActivationKernel)
         choice("rotary_kernel", self.rotary_kernel, RotaryKernel)
+        choice("qkv_split", self.qkv_split, QkvSplit)
         for module in self.modules:
             if module not in RECOMPUTE_MODULES:
                 raise ConfigError(f"`recompute_modules`: {unknown('module', module, RECOMPUTE_MODULES)}")

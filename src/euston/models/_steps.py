@@ -44,10 +44,12 @@ def memory(
     *,
     module: str = "",
     calls: tuple[int, int] = (1, 1),
+    single: tuple[float, float] = (0.0, 0.0),
 ) -> Step:
     """A bandwidth-bound kernel; `forward` and `backward` are bytes (read, written) per element.
 
-    `calls`: launches forward and backward, where the work is not one kernel.
+    `calls`: launches forward and backward, where the work is not one kernel. `single`: of the bytes forward
+    and backward, those moved one element at a time (`Operator.bytes_single`).
     """
 
     def one(phase: Phase, per_element: tuple[float, float]) -> Operator:
@@ -63,6 +65,7 @@ def memory(
             settings.dtype,
             calls=calls[phase == "backward"],
             kernel=kernel,
+            bytes_single=float(rows * columns * single[phase == "backward"]),
         )
 
     return Step((one("forward", forward),), (one("backward", backward),), module)

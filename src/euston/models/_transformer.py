@@ -22,6 +22,7 @@ from ._settings import (
     Graphs,
     Loss,
     Precision,
+    QkvSplit,
     Recompute,
     RotaryKernel,
     Settings,
@@ -294,6 +295,7 @@ class Transformer:
         expert_padding: bool = False,
         activation_kernel: ActivationKernel = "fused",
         rotary_kernel: RotaryKernel = "fused",
+        qkv_split: QkvSplit = "views",
     ) -> list[Operator]:
         """Kernels of one part of the model for one micro-batch on one tensor-parallel rank.
 
@@ -339,6 +341,9 @@ class Transformer:
             A gated activation's backward moves each tensor once, or as often as a compiler's kernels do.
         rotary_kernel : "fused" | "eager"
             One kernel, or one after the other as PyTorch runs the formula.
+        qkv_split : "views" | "copies"
+            Kernels read queries, keys and values where their projection wrote them, or from copies; their
+            gradients are put together by a copy then.
 
         Returns
         -------
@@ -370,6 +375,7 @@ class Transformer:
             expert_padding=expert_padding,
             activation_kernel=activation_kernel,
             rotary_kernel=rotary_kernel,
+            qkv_split=qkv_split,
         )
         return list(_layer.operators(self, part, settings, kind or self.layer_kinds[-1]))
 

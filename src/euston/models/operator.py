@@ -81,6 +81,9 @@ class Operator:
         Attention only: masked products are skipped, so `flops` counts half of the square.
     layer : "layer" | "embedding" | "head" | "prediction" | "encoder"
         The part of the model it belongs to.
+    bytes_single : float
+        Of the bytes, those that its kernels load and store one element at a time: a framework's own
+        element-wise operations where an operand is strided or broadcast.
     """
 
     name: str
@@ -95,6 +98,7 @@ class Operator:
     kernel: Kernel = "gemm"
     causal: bool = False
     layer: Part = "layer"
+    bytes_single: float = 0.0
 
     @property
     def bytes(self) -> float:

@@ -236,7 +236,7 @@ def numbers(job: TrainingJob, one: Uses, links: Links) -> tuple[Floats, Floats]:
         norm = 2 * math.ceil(math.log2(p.world)) * SCALE_OUT_STEP_LATENCY
     return np.array(
         (
-            job.micro_batches, work, work * one.pipeline if p.pipeline > 1 else 0.0, software.p2p_overlap,
+            job.micro_batches, work, work * one.pipeline if p.pipeline > 1 else 0.0, job.sends_overlap,
             SCHEDULES.index(job.schedule), job.passes_overlap, software.data_overlap, each_pass, bucket,
             share, _tied(job, links, p.pipeline), norm, p.experts_apart, ranks,
         ),

@@ -15,7 +15,7 @@ from euston.catalog import Accelerator
 from euston.collectives.network_rates import P2P_LATENCY, SCALE_OUT_STEP_LATENCY
 from euston.devices import exchange
 from euston.devices.exchange import HOST, WIRE
-from euston.devices.interconnect import scale_up_collective
+from euston.devices.interconnect import scale_up_collective, wire_bytes
 from euston.models import LayerKind
 from euston.training.stages import Stages
 
@@ -35,6 +35,10 @@ ELEMENT = 2.0  # bytes; activations cross the wire in 16 bit
 
 # FP8 on the wire: one byte, and an FP32 scale for every 128 elements (DeepSeek-V3, arXiv:2412.19437).
 FP8_ELEMENT = 1.0 + 4.0 / 128.0
+
+# Of an expert layer's dispatch: an FP32 probability per row, a 64-bit number of rows per expert and rank.
+PROBABILITY, COUNT = 4.0, 8.0
+EXPERT_USES = 4  # of its all-to-all: dispatch and combine, forward and backward
 
 Seconds = Callable[[int, int, str, tuple[str, ...]], float]
 """Of a (stage, chunk): seconds that its operators of a kind take in some phases."""
@@ -262,7 +266,13 @@ def _context(job: TrainingJob, accelerator: Accelerator) -> Exchange:
 
 
 def _expert(job: TrainingJob, accelerator: Accelerator) -> Exchange:
-    """Dispatch and combine of one layer, averaged: every rank sends its tokens to the experts they visit."""
+    """Dispatch and combine of one layer, averaged: every rank sends its tokens to the experts they visit.
+
+    Megatron-Core's all-to-all dispatcher sends their probabilities behind the tokens, and their gradients
+    back, by collectives of their own, and gathers before how many each rank has for each expert, unless
+    experts are filled to their capacity (`MoEAlltoAllTokenDispatcher.preprocess` and `token_dispatch`). A use
+    gets its share of these.
+    """
     model, p, moe = job.model, job.parallel, job.model.moe
     assert moe is not None
     tokens = job.tokens / (p.tensor if p.sequence else 1)
@@ -270,8 +280,17 @@ def _expert(job: TrainingJob, accelerator: Accelerator) -> Exchange:
     size = tokens * moe.top_k * model.hidden * (dispatch + ELEMENT) / 2.0
     cost = scale_up_collective(accelerator, "all_to_all", p.expert, size)
     alone = _library(job, accelerator, tokens, dispatch)
+    small, more = 0.0, 0.0
+    if job.software.expert_dispatcher == "alltoall":
+        known = job.balance.capacity_factor > 0
+        parts = [("all_to_all", PROBABILITY * tokens * moe.top_k)] * 2
+        parts += [] if known else [("all_gather", COUNT * moe.experts * p.expert)]
+        for name, nbytes in parts:
+            one = scale_up_collective(accelerator, name, p.expert, nbytes)
+            small += (one.latency + wire_bytes(name, p.expert, nbytes) / one.wire_rate) / EXPERT_USES
+        more = len(parts) / EXPERT_USES
     return Exchange(
-        size, cost.wire_rate, cost.latency, SCALE_OUT_STEP_LATENCY, cost.provenance,
+        size, cost.wire_rate, cost.latency + small, (1.0 + more) * SCALE_OUT_STEP_LATENCY, cost.provenance,
         two_hops=job.software.expert_all_to_all == "two_hops", top_k=moe.top_k, experts=moe.experts,
         node_limit=job.software.expert_node_limit,
         measured=alone, measured_domains=-(-p.expert // HOST) if alone else 0,

@@ -247,6 +247,7 @@ class _Pricer:
                 expert_padding=job.software.expert_padding,
                 activation_kernel=job.software.activation_kernel,
                 rotary_kernel=job.software.rotary_kernel,
+                qkv_split=job.software.qkv_split,
             )
             self.found[key] = _Priced(tuple(zip(ops, self.device.price_many(ops), strict=True)), self.pace)
         return self.found[key]

@@ -30,6 +30,7 @@ Loss = Literal["in-place", "pytorch", "fused"]
 Dispatcher = Literal["alltoall", "deepep", "hybridep"]
 ActivationKernel = Literal["fused", "compiled"]
 RotaryKernel = Literal["fused", "eager"]
+QkvSplit = Literal["views", "copies"]
 CudaGraphs = Literal["none", "partial", "full"]
 Accumulation = Literal["fused-fp32", "fused-bf16", "autograd-fp16", "unfused-fp32", "none"]
 
@@ -47,6 +48,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "expert_dispatcher": get_args(Dispatcher),
     "activation_kernel": get_args(ActivationKernel),
     "rotary_kernel": get_args(RotaryKernel),
+    "qkv_split": get_args(QkvSplit),
 }
 
 
@@ -61,6 +63,8 @@ class SoftwareProfile:
     ----------
     p2p_overlap : bool
         Transfers between stages run beside compute (else they occupy the compute stream).
+    p2p_overlap_interleaved : bool
+        They do so only where stages have several chunks (Megatron-LM).
     data_overlap : bool
         Gradient reduction and parameter gathering run beside compute.
     tensor_overlap : bool
@@ -89,6 +93,9 @@ class SoftwareProfile:
     rotary_kernel : "fused" | "eager"
         Whether rotary positions are one kernel, or PyTorch's own operations one by one (Megatron-Core where a
         model scales them).
+    qkv_split : "views" | "copies"
+        Whether attention reads queries, keys and values where their projection wrote them, or from copies
+        (Megatron-Core with Transformer Engine).
     context : "ring" | "all_gather" | "ulysses"
         How context-parallel ranks exchange keys and values: passed round behind the attention of each part
         (arXiv:2310.01889), gathered at once (Llama 3), or heads for sequence by all-to-alls (Ulysses).
@@ -117,6 +124,7 @@ class SoftwareProfile:
 
     name: str = "default"
     p2p_overlap: bool = True
+    p2p_overlap_interleaved: bool = False
     data_overlap: bool = True
     tensor_overlap: bool = False
     tensor_backward_overlap: bool = True
@@ -129,6 +137,7 @@ class SoftwareProfile:
     cuda_graphs: CudaGraphs = "none"
     activation_kernel: ActivationKernel = "fused"
     rotary_kernel: RotaryKernel = "fused"
+    qkv_split: QkvSplit = "views"
     context: ContextExchange = "ring"
     expert_all_to_all: ExpertExchange = "two_hops"
     expert_dispatch: str = "bf16"
@@ -252,6 +261,12 @@ class TrainingJob:
         tokens = vision.tokens(images.patches)
         work = images.work(self.micro_batches, self.micro_batch, self.sequence, tokens)
         return replace(self, images=images, work=work)
+
+    @property
+    def sends_overlap(self) -> bool:
+        """Whether pipeline stages compute while they send and receive."""
+        only = self.software.p2p_overlap_interleaved
+        return self.software.p2p_overlap and (self.parallel.virtual > 1 or not only)
 
     @property
     def passes_overlap(self) -> bool:

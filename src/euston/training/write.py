@@ -291,7 +291,7 @@ class _Writer:
 
     def _send(self, s: int, c: int, mb: int, onward: bool, after: int) -> int:
         slot = self.slots.forward(s) if onward else self.slots.backward(s)
-        overlap = self.job.software.p2p_overlap
+        overlap = self.job.sends_overlap
         own = self.ahead[s] if onward else self.back[s]
         work = self.job.work
         return self.b.send(
