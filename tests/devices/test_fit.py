@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from euston.devices import _library, _model, _tables, fit
@@ -29,11 +30,24 @@ def refitted() -> dict[str, Any]:
     return fit.fit()
 
 
+def same_prices(family: Any, machine: Any, table: Any, ours: dict[str, Any], shipped: dict[str, Any]) -> None:
+    """Constants that the table does not determine (flat optima) may differ, and what they price may not."""
+    assert ours["variant"] == shipped["variant"]
+    prices = [family.formula(machine, found, found["variant"], table.columns) for found in (ours, shipped)]
+    np.testing.assert_allclose(prices[0], prices[1], rtol=5e-3)
+
+
 @pytest.mark.slow
 def test_refitting_gives_the_shipped_constants(refitted: dict[str, Any]) -> None:
-    shipped, ours = numbers(json.loads(json.dumps(_tables.constants()))), numbers(refitted)
-    assert shipped.keys() == ours.keys()
+    constants = json.loads(json.dumps(_tables.constants()))
+    for name, family, machine, table in _library.tables():
+        same_prices(family, machine, table, refitted["models"][name], constants["models"][name])
+    free = {f"/models/{name}/{c.name}" for name, family, *_ in _library.tables() for c in family.constants}
+    shipped, ours = numbers(constants), numbers(refitted)
+    assert shipped.keys() == ours.keys() and free < shipped.keys()
     for key, value in shipped.items():
+        if key in free:
+            continue  # compared by their prices
         if isinstance(value, str):
             assert ours[key] == value, key
         elif "lengths" in key or "noise" in key:  # two digits of a flat optimum
@@ -43,14 +57,12 @@ def test_refitting_gives_the_shipped_constants(refitted: dict[str, Any]) -> None
 
 
 def test_one_table_refitted_gives_its_shipped_constants() -> None:
-    """The quick part of the next test: the smallest GEMM and attention tables."""
+    """The quick part of the test above: the smallest GEMM and attention tables."""
     wanted = ("gemm/rtx-4090/bf16", "decode/rtx-4090/bf16")
     for name, family, machine, table in _library.tables():
         if name in wanted:
-            ours, shipped = _model.fit(family, machine, table), _tables.constants()["models"][name]
-            for constant in family.constants:
-                assert ours[constant.name] == pytest.approx(shipped[constant.name], rel=1e-3, abs=1e-3)
-            assert ours["variant"] == shipped["variant"]
+            shipped = _tables.constants()["models"][name]
+            same_prices(family, machine, table, _model.fit(family, machine, table), shipped)
 
 
 @pytest.mark.slow
