@@ -343,7 +343,7 @@ def test_files(tmp_path: Path) -> None:
         ),
         (
             LLAMA | {"vocab_size": "128256"},
-            "`config.vocab_size`: '128256' must be zero or a positive integer",
+            "`config.vocab_size`: '128256' must be a positive integer",
         ),
         (
             LLAMA | {"hidden_act": "gelu"},
@@ -364,7 +364,9 @@ def test_files(tmp_path: Path) -> None:
             LLAVA | {"text_config": {"model_type": "mistral"}},
             "`config.text_config.model_type`: 'mistral' is not modelled; known: 'llama', None",
         ),
-        (LLAMA | {"num_hidden_layers": 0}, "`model.layers`: 0 must be a positive integer"),
+        (LLAMA | {"num_hidden_layers": 0}, "`config.num_hidden_layers`: 0 must be a positive integer"),
+        (LLAMA | {"hidden_size": -4096}, "`config.hidden_size`: -4096 must be a positive integer"),
+        (LLAMA | {"head_dim": -1}, "`config.head_dim`: -1 must be zero or a positive integer"),
     ],
 )
 def test_refusals(config: dict[str, Any], message: str) -> None:

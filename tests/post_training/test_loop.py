@@ -309,6 +309,18 @@ def test_trajectories_and_tokens_are_conserved_and_bounds_hold(
     assert 0 < run.rollout_busy <= replicas * (run.end + 1e-9)
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.integers(2, 400), st.integers(1, 4), st.integers(0, 50))
+def test_cut_trajectories_are_those_that_would_be_longer(most: int, turns: int, seed: int) -> None:
+    """Oracle: the same draws without a bound."""
+    shape = Shape(Uniform(90, 0.0), Uniform(90, 0.0), 2, Fixed(turns), Uniform(40, 0.0), 1.0, most)
+    whole = Shape(shape.prompt, shape.response, 2, shape.turns, shape.observation, 1.0)
+    for one, longer, _ in zip(draw(shape, seed), draw(whole, seed), range(20), strict=False):
+        assert one.cut == (longer.tokens > most)
+        assert one.tokens == min(longer.tokens, most) or (one.cut and one.tokens < most)
+        assert len(one.outputs) == len(one.observations) + 1 == len(one.tools) + 1
+
+
 def test_tools_are_waited_for() -> None:
     """One agent by itself: its answers, its tools, nothing else."""
     one = Trajectory(0, 0, 10, [20, 30, 5], [7, 9], [1.25, 0.5])

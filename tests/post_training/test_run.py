@@ -153,6 +153,14 @@ def test_result_its_tables_and_the_split(tmp_path: Path) -> None:
     assert Result.load(tmp_path / "saved").scalars == result.scalars
 
 
+def test_what_the_longest_context_ends_is_counted() -> None:
+    shares = [
+        eu.simulate(scenarios.from_data(with_(trajectories__longest=n))).scalars["cut_share"]
+        for n in (300, 600, 4096)
+    ]
+    assert 1 > shares[0] > shares[1] > shares[2] == 0.0
+
+
 def test_modes_in_order_and_the_same_seed_gives_the_same() -> None:
     times = {}
     for mode in ("synchronous", "one_step_off", "asynchronous"):
@@ -205,6 +213,10 @@ def test_agents_with_tools_take_longer() -> None:
         ({"rollout__tensor": 7, "rollout__replicas": 1}, "jobs\\[0\\].rollout"),
         ({"trajectories__response": "long"}, "jobs\\[0\\].trajectories.response"),
         ({"trajectories__response": {"kind": "pareto"}}, "pareto"),
+        (
+            {"trajectories__longest": 100},
+            "jobs\\[0\\].trajectories.longest.*half of .* more than 100",
+        ),
         ({"trajectories__prompt": {"kind": "lognormal", "p50": 100}}, "jobs\\[0\\].trajectories.prompt"),
         ({"update__parallel": {"tensor": 3}}, "jobs\\[0\\].update.parallel.tensor"),
         ({"update__software": "megatron-1999"}, "jobs\\[0\\].update.software"),

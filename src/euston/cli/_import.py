@@ -79,10 +79,14 @@ def torchtitan(
 
 def _finish(found: Imported, output: Path | None, json_: bool, quiet: bool) -> None:
     from euston.cli._out_file import write_whole
+    from euston.errors import BadInput
     from euston.runs import runner
 
     scenario = found.scenario()
-    runner(scenario).prepare(scenario)
+    try:
+        runner(scenario).prepare(scenario)
+    except BadInput as error:
+        raise found.said(error) from None
     for warning in found.warnings:
         say(f"warning: {warning}", quiet=quiet)
     if output is not None:

@@ -25,14 +25,16 @@ class Config:
     def error(self, key: str, message: str) -> ConfigError:
         return ConfigError(f"`{self.where}.{key}`: {message}")
 
-    def integer(self, key: str, default: int | None = None) -> int:
+    def integer(self, key: str, default: int | None = None, least: int | None = None) -> int:
+        """A whole number; zero only where it stands for "none" (its default is 0) or `least` allows it."""
         value = self.values.get(key)
         if value is None:
             if default is None:
                 raise self.error(key, "is missing")
             return default
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise self.error(key, f"{value!r} must be zero or a positive integer")
+        least = least if least is not None else 0 if default == 0 else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise self.error(key, f"{value!r} must be {'zero or ' * (least == 0)}a positive integer")
         return value
 
     def flag(self, key: str, default: bool = False) -> bool:
@@ -124,7 +126,7 @@ def _mixtral(config: Config) -> Shape:
 def _qwen2(config: Config) -> Shape:
     shape = _decoder(config) | {"qkv_biases": True}
     if config.flag("use_sliding_window"):
-        whole = min(config.integer("max_window_layers"), shape["layers"])
+        whole = min(config.integer("max_window_layers", least=0), shape["layers"])
         shape |= {"mixers": "A" * whole + "S" * (shape["layers"] - whole)}
         shape["window"] = config.integer("sliding_window")
     return shape
@@ -132,7 +134,7 @@ def _qwen2(config: Config) -> Shape:
 
 def _sparse(config: Config, layers: int) -> Shape:
     """Which layers have experts: every n-th, but for the listed ones."""
-    step = config.integer("decoder_sparse_step", 1)
+    step = config.integer("decoder_sparse_step", 1, least=0)
     dense = config.values.get("mlp_only_layers") or []
     ffns = ["E" if step and i not in dense and (i + 1) % step == 0 else "F" for i in range(layers)]
     return {} if set(ffns) == {"E"} else {"ffns": "".join(ffns)}
@@ -145,7 +147,7 @@ def _qwen2_moe(config: Config) -> Shape:
         top_k=config.integer("num_experts_per_tok"),
         ffn=config.integer("moe_intermediate_size"),
         shared_experts=1,
-        shared_ffn=config.integer("shared_expert_intermediate_size"),
+        shared_ffn=config.integer("shared_expert_intermediate_size", least=0),
         shared_gate=True,
     )
     return shape | _sparse(config, shape["layers"]) | {"moe": moe}
@@ -217,7 +219,7 @@ def _deepseek(config: Config) -> Shape:
         query_rank=config.integer("q_lora_rank", 0),
         kv_rank=config.integer("kv_lora_rank"),
         nope_dim=config.integer("qk_nope_head_dim"),
-        rope_dim=config.integer("qk_rope_head_dim"),
+        rope_dim=config.integer("qk_rope_head_dim", least=0),
         value_dim=config.integer("v_head_dim"),
     )
     # transformers writes head_dim = rope size for its rotary module: no head of the model has that size
@@ -293,7 +295,7 @@ def _nemotron_h(config: Config) -> Shape:
 
 
 def _periodic(config: Config, name: str, yes: str, no: str) -> str:
-    period, offset = config.integer(f"{name}_layer_period"), config.integer(f"{name}_layer_offset")
+    period, offset = config.integer(f"{name}_layer_period"), config.integer(f"{name}_layer_offset", least=0)
     return "".join(yes if i % period == offset else no for i in range(period))
 
 
@@ -310,7 +312,7 @@ def _jamba(config: Config) -> Shape:
         time_rank=math.ceil(shape["hidden"] / 16) if rank == "auto" else config.integer("mamba_dt_rank"),
         time_norms=True,
     )
-    if config.integer("num_experts") > 1:
+    if config.integer("num_experts", least=0) > 1:
         shape["ffns"] = _periodic(config, "expert", "E", "F")
         shape["moe"] = MoE(
             experts=config.integer("num_experts"),

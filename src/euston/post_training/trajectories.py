@@ -76,6 +76,8 @@ class Trajectory:
         Of the weights that gave its first token, -1 before.
     ended : float
         Second of its last token, nan before.
+    cut : bool
+        Whether the longest context ended it, or its prompt already.
     """
 
     number: int
@@ -89,6 +91,7 @@ class Trajectory:
     ready: float = 0.0
     version: int = -1
     ended: float = np.nan
+    cut: bool = False
 
     @property
     def generated(self) -> int:
@@ -112,7 +115,8 @@ def draw(shape: Shape, seed: int) -> Iterator[Trajectory]:
     group = 0
     while True:
         rng = stream(seed, "rollouts", group)
-        prompt = min(int(shape.prompt.draw(1, rng)[0]), shape.most - 1)
+        asked = int(shape.prompt.draw(1, rng)[0])
+        prompt = min(asked, shape.most - 1)
         for _ in range(shape.group):
             turns = 1 if shape.turns is None else int(shape.turns.draw(1, rng)[0])
             outputs = [int(n) for n in shape.response.draw(turns, rng)]
@@ -120,7 +124,9 @@ def draw(shape: Shape, seed: int) -> Iterator[Trajectory]:
             if shape.observation is not None and turns > 1:
                 seen = [int(n) for n in shape.observation.draw(turns - 1, rng)]
             tools = [float(t) for t in rng.exponential(1.0, turns - 1) * shape.tool_seconds]
-            yield _cut(Trajectory(number, group, prompt, outputs, seen, tools), shape.most)
+            one = _cut(Trajectory(number, group, prompt, outputs, seen, tools), shape.most)
+            one.cut = one.cut or asked > prompt
+            yield one
             number += 1
         group += 1
 
@@ -130,12 +136,14 @@ def _cut(one: Trajectory, most: int) -> Trajectory:
     left = most - one.prompt
     for turn, tokens in enumerate(one.outputs):
         if tokens >= left:
+            one.cut = tokens > left or turn < len(one.outputs) - 1
             one.outputs = [*one.outputs[:turn], left]
             break
         left -= tokens
         if turn == len(one.outputs) - 1:
             break
         if one.observations[turn] >= left:
+            one.cut = True
             one.outputs = one.outputs[: turn + 1]
             break
         left -= one.observations[turn]

@@ -21,7 +21,7 @@ UNITS = {
     "step_time": "s", "trajectories_per_second": "1/s", "sampled_tokens_per_second": "1/s",
     "rollout_utilisation": "share", "training_utilisation": "share", "rollout_time": "s", "update_time": "s",
     "push_time": "s", "waiting_time": "s", "staleness_mean": "1", "staleness_largest": "1",
-    "response_mean": "1", "response_p99": "1", "accelerators": "1", "wall_time": "s",
+    "response_mean": "1", "response_p99": "1", "cut_share": "share", "accelerators": "1", "wall_time": "s",
     "trajectories_per_second_per_accelerator": "1/s",
 }  # fmt: skip
 
@@ -54,6 +54,7 @@ def _numbers(section: PostTrainingSection, layout: Layout, run: Run, warm_up: in
         "staleness_largest": float(stale.max()),
         "response_mean": float(answers.mean()),
         "response_p99": float(np.quantile(answers, 0.99)),
+        "cut_share": float(np.mean([one.cut for one in trained])),
         "accelerators": float(total),
         "trajectories_per_second_per_accelerator": len(trained) / span / total,
         "wall_time": run.end,

@@ -285,7 +285,8 @@ def _add_money(result: Result, s: Scenario, plan: Campaign, site: Site, outcomes
         cost = rent * everything * wall
         _scalar(result, "cost", cost, "USD")
         healthy = plan.steps.step(State())
-        _scalar(result, "cost_per_trillion_tokens", cost / (result.scalars["tokens"] / 1e12), "USD")
+        if result.scalars["tokens"] > 0:
+            _scalar(result, "cost_per_trillion_tokens", cost / (result.scalars["tokens"] / 1e12), "USD")
         ideal = rent * hosts * each * healthy.seconds / healthy.tokens * 1e12
         _scalar(result, "cost_per_trillion_tokens_without_failures", ideal, "USD")
 

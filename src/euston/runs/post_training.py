@@ -24,6 +24,7 @@ from euston.runs._serving_parts import joined, pool
 from euston.scenario import Scenario, build
 from euston.scenario.post_training import PostTrainingSection
 from euston.scenario.serving import ServingSection
+from euston.seeds import stream
 from euston.serving import Deployment
 from euston.training import TrainingJob, analyse, require_fit, run_iteration
 
@@ -101,7 +102,7 @@ def prepare(s: Scenario) -> PreparedPostTraining:
 def _shape(section: PostTrainingSection) -> Shape:
     t, where = section.trajectories, "jobs[0].trajectories"
     try:
-        return Shape(
+        found = Shape(
             lengths(t.prompt, f"{where}.prompt"),
             lengths(t.response, f"{where}.response"),
             t.samples,
@@ -113,6 +114,12 @@ def _shape(section: PostTrainingSection) -> Shape:
     except BadInput as error:
         message = str(error)
         raise (error if message.startswith("`jobs") else ConfigError(at(where, message))) from None
+    middle = int(np.median(found.prompt.draw(1001, stream(0, "prompts' median"))))
+    if middle >= t.longest:
+        raise ConfigError(
+            at(f"{where}.longest", f"{t.longest} leaves half of the prompts no answer; more than {middle}")
+        )
+    return found
 
 
 def _layout(

@@ -7,6 +7,8 @@ parameter counts of the catalogue's models, and the simulator that runs what was
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import euston as eu
+from euston import scenario as scenarios
 from euston.errors import BadInput
 from euston.models import transformer
 from euston.scenario import build
-from euston.scenario.importers import Machines, from_megatron
+from euston.scenario.importers import Machines, from_megatron, megatron, torchtitan
 
 GPT3 = (
     "--num-layers 96 --hidden-size 12288 --num-attention-heads 96 --seq-length 2048 "
@@ -226,6 +229,42 @@ def test_malformed_arguments_are_one_sentence(text: str, words: str) -> None:
     with pytest.raises(BadInput, match=words) as caught:
         from_megatron(text).scenario()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "machines", "words"),
+    [
+        ("--tensor-model-parallel-size 7", {}, r"job.txt:2: --tensor-model-parallel-size: 7 does not"),
+        ("--context-parallel-size 3", {}, r"job.txt:1: --seq-length: 2048 is not a multiple of context = 3"),
+        ("--expert-model-parallel-size 4", {}, r"job.txt:2: --expert-model-parallel-size: 4, but the model"),
+        (
+            "--num-experts 6 --expert-model-parallel-size 4",
+            {},
+            r"job.txt:2: --expert-model-parallel-size: 4 does not divide 6 experts",
+        ),
+        ("--max-position-embeddings 1024", {}, r"job.txt:2: --max-position-embeddings: 1024 is less than"),
+        ("", {"accelerator": "h10"}, r"^--accelerator: unknown accelerator 'h10'"),
+        ("", {"fabric": "h10"}, r"^--fabric: unknown fabric 'h10'"),
+        ("--tensor-model-parallel-size 16", {"per_host": 6}, r"job.txt:2: --tensor-model-.*hosts of 6"),
+    ],
+)
+def test_what_the_scenario_refuses_is_said_of_the_flag(
+    tmp_path: Path, flags: str, machines: dict[str, object], words: str
+) -> None:
+    """The user never saw the scenario: its keys would tell him nothing."""
+    file = tmp_path / "job.txt"
+    file.write_text(f"{GPT3.strip()}\n{flags}\n")
+    with pytest.raises(BadInput) as caught:
+        from_megatron(file, Machines(**machines)).scenario()  # type: ignore[arg-type]
+    message = str(caught.value).replace(str(file), "job.txt")
+    assert re.search(words, message) and "jobs[0]" not in message, message
+
+
+def test_every_origin_is_a_place_of_the_scenario() -> None:
+    """Oracle: the JSON Schema of scenarios; a misspelt place would never be found."""
+    keys = set(re.findall(r'"([a-z_]+)": ', json.dumps(scenarios.schema()["$defs"])))
+    for place in (*megatron._ORIGINS, *torchtitan._ORIGINS):
+        assert place.startswith("overrides.") or set(place.split(".")) <= keys, place
 
 
 @settings(deadline=None, max_examples=300)

@@ -143,7 +143,11 @@ pipeline_parallel_schedule = "{"Interleaved1F1B" if looped else "1F1B"}"
             "[parallelism]\npipeline_parallel_schedule = 'zigzag'\npipeline_parallel_degree = 2",
             "unknown schedule",
         ),
-        ("[parallelism]\ntensor_parallel_degree = 3", "does not divide|not a multiple"),
+        ("[parallelism]\ntensor_parallel_degree = 3", "2: `parallelism.tensor_parallel_degree`: 3 does not"),
+        (
+            "[model]\nflavor='8B'\n[training]\nseq_len = 8191\n[parallelism]\ncontext_parallel_degree = 3",
+            "4: `training.seq_len`: 8191 is not a multiple",
+        ),
         ("[activation_checkpoint]\nmode = 'some'\n[model]\nflavor='8B'", "unknown mode"),
         ("[training]\nlocal_batch_size = 3\nglobal_batch_size = 4", "not a multiple"),
     ],

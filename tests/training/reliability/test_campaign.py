@@ -264,6 +264,32 @@ def test_what_cannot_be_is_refused() -> None:
         run_campaign(campaign(recovery=Recovery(spares=-1)))
 
 
+def test_hopeless_campaigns_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that fails all the time: refused where that can be foreseen, given up where it can not."""
+    often = Mode("software", Exponential(8.0))
+    with pytest.raises(ConfigError, match=r"`campaign.reliability`: 8,640,000 failures .* of software"):
+        campaign(often, duration=100 * DAY)
+    hopeless = campaign(often, duration=math.inf, tokens=1e9)
+    monkeypatch.setattr("euston.training.reliability.campaign.MOST_FAILURES", 20_000)
+    with pytest.raises(ConfigError, match=r"20,000 failures in .*% of the tokens"):
+        run_campaign(hopeless)
+
+
+def test_down_time_of_failures_during_a_restart() -> None:
+    """Oracle: from every failure until the job runs again, walked back from the last one."""
+    found = run_campaign(campaign(Mode("software", Exponential(8 * 200.0))))
+    again = DAY
+    wanted: list[float] = []
+    for i in reversed(range(len(found.events))):
+        time = found.events[i].time
+        following = found.events[i + 1].time if i + 1 < len(found.events) else math.inf
+        if following > time + 120.0:  # detection, rescheduling, loading, warming up: it runs again
+            again = min(time + 120.0, DAY)
+        wanted.insert(0, again - time)
+    assert sum(w > 120.0 for w in wanted) > 50  # many strike during a restart
+    assert [event.down_seconds for event in found.events] == pytest.approx(wanted)
+
+
 def test_checkpoint_sizes_and_times() -> None:
     """14 bytes per parameter; the slower of ranks and file system writes."""
     ranks = Checkpoint("sync", 60.0, rank_bandwidth=1e9, file_system_bandwidth=1e15).cost(405e9, 1000)

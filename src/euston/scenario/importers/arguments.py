@@ -106,6 +106,11 @@ class Arguments:
         place = f"{self.source}:{flag.line}" if flag is not None else self.source
         return ConfigError(f"{place}: --{name}: {message}")
 
+    def said(self, names: Sequence[str]) -> str:
+        """File, line and name of the first of these flags that is given; else the first name alone."""
+        name = next((name for name in names if name in self._given), names[0])
+        return str(self.wrong(name, "")).removesuffix(": ")
+
     def warn(self, name: str, message: str) -> None:
         """A warning that names the flag and its line."""
         flag = self._given.get(name)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from euston.errors import ConfigError
+from euston.errors import BadInput, ConfigError
 from euston.scenario._files import loads, yaml_text
+from euston.scenario._problems import dotted, undotted
 from euston.scenario.model import Scenario
 
-__all__ = ["Imported", "Machines", "read_text", "scenario_data"]
+__all__ = ["Imported", "Machines", "origins_of", "read_text", "scenario_data"]
 
 MAX_BYTES = 1024 * 1024
 """A file of settings is small."""
+_PLACE = re.compile(r"`((?:jobs|sites)\[0\][^`]*)`: ")
 MAX_DEGREE = 2**24
 """Larger than any machine; a number above is a slip."""
 
@@ -51,10 +54,13 @@ class Imported:
         What was guessed, left out or is not known, a sentence each.
     ignored : list of str
         Settings read and known to change nothing of a step's time or memory.
+    origins : dict of str to str
+        Place in the scenario (``jobs[0].parallel.tensor``) -> where its value was said (``run.sh:7: --x``).
     """
 
     name: str
     data: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
 
@@ -69,10 +75,44 @@ class Imported:
 
         Raises
         ------
-        ScenarioError
-            The settings contradict each other or the machines.
+        ConfigError
+            The settings contradict each other or the machines; see `said`.
         """
-        return loads(self.text(), f"scenario imported from {self.name}")
+        try:
+            return loads(self.text(), f"scenario imported from {self.name}")
+        except BadInput as error:
+            raise self.said(error) from None
+
+    def said(self, error: BadInput) -> BadInput:
+        """The same error with the user's own setting in place of the scenario's key, which he never saw."""
+        match = _PLACE.search(str(error))
+        if match is None:
+            return error
+        path = undotted(match[1])
+        for length in range(len(path), 0, -1):
+            origin = self.origins.get(dotted(path[:length]))
+            if origin is not None:
+                return ConfigError(f"{origin}: {str(error)[match.end() :]}")
+        return error
+
+
+def origins_of(names: Mapping[str, Sequence[str]], said: Callable[[Sequence[str]], str]) -> dict[str, str]:
+    """Places of a scenario's first job with where they were said.
+
+    Parameters
+    ----------
+    names : mapping
+        Place within the job (``parallel.tensor``) -> the settings that may say it, the likeliest first.
+    said : callable
+        Settings -> where the first of them that is given stands, else the likeliest one's name.
+    """
+    sites = {
+        "sites[0].accelerator": "--accelerator",
+        "sites[0].fabric": "--fabric",
+        "sites[0].accelerators_per_host": "--per-host",
+        "sites[0].hosts": "--accelerators",
+    }
+    return sites | {f"jobs[0].{place}": said(settings) for place, settings in names.items()}
 
 
 def _one_line(text: str) -> str:

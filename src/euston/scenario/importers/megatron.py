@@ -12,7 +12,7 @@ from typing import Any
 
 from euston.errors import ConfigError
 from euston.scenario.importers.arguments import Arguments
-from euston.scenario.importers.base import Imported, Machines, read_text, scenario_data
+from euston.scenario.importers.base import Imported, Machines, origins_of, read_text, scenario_data
 from euston.scenario.importers.flags import read_flags
 from euston.scenario.importers.megatron_model import model_of
 from euston.scenario.importers.megatron_stages import stages_of
@@ -73,6 +73,70 @@ _RECIPES = {
 }
 _SHARDING = {"no_shard": "none", "optim": "zero1", "optim_grads": "zero2", "optim_grads_params": "zero3"}
 _CONTEXT = {"p2p": "ring", "all_gather": "all_gather", "a2a": "ulysses", "a2a+p2p": "ring"}
+_ORIGINS = {
+    "model.layers": ("num-layers", "encoder-num-layers"),
+    "model.hidden": ("hidden-size",),
+    "model.heads": ("num-attention-heads",),
+    "model.kv_heads": ("num-query-groups", "group-query-attention", "num-attention-heads"),
+    "model.head_dim": ("kv-channels", "hidden-size"),
+    "model.ffn": ("ffn-hidden-size", "hidden-size"),
+    "model.vocab": ("padded-vocab-size", "vocab-size", "tokenizer-type"),
+    "model.max_positions": ("max-position-embeddings",),
+    "model.window": ("window-size",),
+    "model.mixers": ("window-attn-skip-freq", "window-size"),
+    "model.prediction_layers": ("mtp-num-layers",),
+    "model.first_dense_layers": ("moe-layer-freq",),
+    "model.ffns": ("moe-layer-freq",),
+    "model.mla": ("multi-latent-attention",),
+    "model.mla.query_rank": ("q-lora-rank",),
+    "model.mla.kv_rank": ("kv-lora-rank",),
+    "model.mla.nope_dim": ("qk-head-dim",),
+    "model.mla.rope_dim": ("qk-pos-emb-head-dim",),
+    "model.mla.value_dim": ("v-head-dim",),
+    "model.moe.experts": ("num-experts",),
+    "model.moe.top_k": ("moe-router-topk",),
+    "model.moe.ffn": ("moe-ffn-hidden-size", "ffn-hidden-size"),
+    "model.moe.shared_ffn": ("moe-shared-expert-intermediate-size",),
+    "parallel": ("tensor-model-parallel-size", "pipeline-model-parallel-size", "accelerators"),
+    "parallel.tensor": ("tensor-model-parallel-size",),
+    "parallel.sequence": ("sequence-parallel",),
+    "parallel.context": ("context-parallel-size",),
+    "parallel.pipeline": ("pipeline-model-parallel-size",),
+    "parallel.data": ("world-size", "nnodes", "nproc-per-node", "accelerators"),
+    "parallel.expert": ("expert-model-parallel-size",),
+    "parallel.expert_tensor": ("expert-tensor-parallel-size",),
+    "parallel.sharding": (
+        "data-parallel-sharding-strategy",
+        "use-torch-fsdp2",
+        "use-distributed-optimizer",
+    ),
+    "parallel.shard": ("num-distributed-optimizer-instances",),
+    "parallel.order": ("use-tp-pp-dp-mapping",),
+    "parallel.virtual": (
+        "num-layers-per-virtual-pipeline-stage",
+        "num-virtual-stages-per-pipeline-rank",
+        "pipeline-model-parallel-layout",
+    ),
+    "stages": (
+        "pipeline-model-parallel-layout",
+        "decoder-first-pipeline-num-layers",
+        "decoder-last-pipeline-num-layers",
+        "pipeline-model-parallel-size",
+    ),
+    "batch.global": ("global-batch-size",),
+    "batch.micro": ("micro-batch-size",),
+    "batch.sequence": ("seq-length", "encoder-seq-length"),
+    "precision": ("fp4-format", "fp8-format", "fp16", "bf16"),
+    "recompute": ("recompute-granularity",),
+    "recompute_modules": ("recompute-modules",),
+    "balance": ("moe-expert-capacity-factor",),
+    "overrides.context": ("cp-comm-type",),
+    "overrides.tensor_overlap": ("tp-comm-overlap",),
+    "overrides.expert_node_limit": ("moe-router-group-topk",),
+    "overrides.expert_overlap": ("overlap-moe-expert-parallel-comm",),
+    "overrides.cuda_graphs": ("cuda-graph-impl", "enable-cuda-graph"),
+}
+"""Places of the job that the scenario's own checks may name, and the flags they come from."""
 _MODULES = ("core_attn", "layernorm", "mla_up_proj", "moe_act", "mlp")
 
 
@@ -113,6 +177,9 @@ def _imported(args: Arguments, machines: Machines, name: str) -> Imported:
     sequence = args.maybe("seq-length") or args.maybe("encoder-seq-length")
     if sequence is None:
         raise ConfigError(f"{args.source}: --seq-length is missing; a training job needs it")
+    longest = args.maybe("max-position-embeddings")
+    if longest is not None and longest < sequence:  # arguments.py asserts it, whatever the positions are
+        raise args.wrong("max-position-embeddings", f"{longest} is less than --seq-length {sequence}")
     virtual, stages = stages_of(args, model["layers"], degrees["pipeline"])
     job: dict[str, Any] = {
         "model": model,
@@ -142,6 +209,7 @@ def _imported(args: Arguments, machines: Machines, name: str) -> Imported:
         "say yours with --accelerator and --fabric"
     )
     found.data = scenario_data(Path(name).stem, job, world, per_host, machines)
+    found.origins = origins_of(_ORIGINS, args.said)
     return found
 
 

@@ -7,11 +7,19 @@ from __future__ import annotations
 
 import math
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from euston.errors import BadInput, ConfigError, at, unknown
-from euston.scenario.importers.base import MAX_DEGREE, Imported, Machines, read_text, scenario_data
+from euston.scenario.importers.base import (
+    MAX_DEGREE,
+    Imported,
+    Machines,
+    origins_of,
+    read_text,
+    scenario_data,
+)
 from euston.scenario.importers.titan_models import model_named
 
 __all__ = ["from_torchtitan"]
@@ -40,6 +48,40 @@ _SCHEDULES = {
     "zbvzerobubble": "zb-h1",
     "dualpipev": "dualpipe",
 }
+_ORIGINS = {
+    "model": ("model.flavor", "model.name"),
+    "parallel": ("parallelism.tensor_parallel_degree", "parallelism.pipeline_parallel_degree"),
+    "parallel.tensor": ("parallelism.tensor_parallel_degree", "training.tensor_parallel_degree"),
+    "parallel.pipeline": ("parallelism.pipeline_parallel_degree", "experimental.pipeline_parallel_degree"),
+    "parallel.context": ("parallelism.context_parallel_degree", "experimental.context_parallel_degree"),
+    "parallel.expert": ("parallelism.expert_parallel_degree",),
+    "parallel.expert_tensor": ("parallelism.expert_tensor_parallel_degree",),
+    "parallel.shard": ("parallelism.data_parallel_shard_degree", "training.data_parallel_shard_degree"),
+    "parallel.data": (
+        "parallelism.data_parallel_replicate_degree",
+        "training.data_parallel_replicate_degree",
+        "parallelism.data_parallel_shard_degree",
+        "training.data_parallel_shard_degree",
+    ),
+    "parallel.virtual": (
+        "parallelism.pipeline_parallel_layers_per_stage",
+        "parallelism.pipeline_parallel_schedule",
+    ),
+    "schedule": ("parallelism.pipeline_parallel_schedule", "experimental.pipeline_parallel_schedule"),
+    "batch.global": ("training.global_batch_size",),
+    "batch.micro": (
+        "parallelism.pipeline_parallel_microbatch_size",
+        "training.local_batch_size",
+        "training.batch_size",
+    ),
+    "batch.sequence": ("training.seq_len",),
+    "precision": ("model.converters",),
+    "recompute": ("activation_checkpoint.mode",),
+    "recompute_modules": ("activation_checkpoint.mode",),
+    "reshard_after_forward": ("parallelism.fsdp_reshard_after_forward",),
+    "overrides.context": ("parallelism.context_parallel_rotate_method",),
+}
+"""Places of the job that the scenario's own checks may name, and the keys they come from."""
 _RESHARD = ("default", "always", "never")
 _TWO_CHUNKS = ("interleaved1f1b", "interleavedzerobubble", "zbvzerobubble", "dualpipev")
 
@@ -93,6 +135,11 @@ class _Config:
         line = self.lines.get(path)
         place = f"{self.source}:{line}" if line else self.source
         return ConfigError(f"{place}: {at(path, message[:300])}")
+
+    def said(self, paths: Sequence[str]) -> str:
+        """File, line and key of the first of these that is given; else the first key alone."""
+        path = next((path for path in paths if path in self.lines), paths[0])
+        return str(self.wrong(path, "")).removesuffix(": ")
 
     def warn(self, path: str, message: str) -> None:
         line = self.lines.get(path)
@@ -239,6 +286,7 @@ def _finished(c: _Config, machines: Machines, name: str, job: dict[str, Any], wo
         "say yours with --accelerator and --fabric"
     )
     found.data = scenario_data(Path(name).stem, job, world, machines.per_host or 8, machines)
+    found.origins = origins_of(_ORIGINS, c.said)
     return found
 
 

@@ -21,8 +21,12 @@ from euston.training.reliability.progress import Progress
 from euston.training.reliability.record import Event, Outcome
 from euston.training.reliability.recovery import Fleet, Recovery
 from euston.training.reliability.states import Fault, State, Step, StepModel
+from euston.units import format_seconds
 
-__all__ = ["Campaign", "run_campaign", "run_repeats"]
+MOST_FAILURES = 1_000_000
+"""Of one run: a cluster of 100,000 accelerators has some 20,000 in a year."""
+
+__all__ = ["MOST_FAILURES", "Campaign", "run_campaign", "run_repeats"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,15 @@ class Campaign:
     def __post_init__(self) -> None:
         if not (self.duration > 0 and self.tokens > 0) or math.isinf(min(self.duration, self.tokens)):
             raise ConfigError("`campaign`: needs a duration or a number of tokens above 0")
+        rates = {m.component: m.rate(self.population) for m in self.modes}
+        expected = sum(rates.values()) * self.duration
+        if math.isfinite(self.duration) and expected > MOST_FAILURES:
+            worst = max(rates, key=lambda name: rates[name])
+            raise ConfigError(
+                f"`campaign.reliability`: {expected:,.0f} failures are to be expected in "
+                f"{format_seconds(self.duration)}, most of them of {worst}; at most {MOST_FAILURES:,}: "
+                "raise its MTBF, or shorten the duration"
+            )
 
     @property
     def cost(self) -> CheckpointCost:
@@ -95,7 +108,9 @@ class _Running:
     faults: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)  # factor, until
     phases: list[tuple[str, float]] = field(default_factory=list)
     out: Outcome = field(default_factory=Outcome)
-    open: list[Event] = field(default_factory=list)  # events whose down time still grows
+    down: float = 0.0  # seconds of restarts so far
+    open: list[tuple[Event, float]] = field(default_factory=list)  # events of this restart, `down` at each
+    strikes: int = 0
     later: list[tuple[float, int, str, object]] = field(default_factory=list)
     numbers: int = 0
 
@@ -166,8 +181,7 @@ class _Running:
             self.phases[0] = (kind, left - seconds)
             out.seconds[kind] += seconds
             out.spend(self.now, seconds, kind, number)
-            for event in self.open:
-                event.down_seconds += seconds
+            self.down += seconds
         else:
             before = self.progress.steps
             self.progress.run(self.now, seconds, step.seconds, step.tokens)
@@ -184,11 +198,18 @@ class _Running:
         if isinstance(act, Source):
             unit, mode = act.unit, act.mode
             act.next()
+            self.strikes += 1
+            if self.strikes > MOST_FAILURES:
+                raise ConfigError(
+                    f"`campaign.reliability`: {MOST_FAILURES:,} failures in {format_seconds(self.now)}, and "
+                    f"{self.progress.tokens / self.plan.tokens:.2%} of the tokens are there; raise the MTBF, "
+                    "or say a duration"
+                )
             self._strike(mode, unit)
         elif act == "phase":
             self.phases.pop(0)
             if not self.phases:
-                self.open = []
+                self._up()
         elif act == "regrow":
             self.regrow = False
             after = [("restart", self.cost.write), ("restart", self.plan.recovery.reschedule)]
@@ -202,6 +223,12 @@ class _Running:
     def _after(self, seconds: float, kind: str, what: object) -> None:
         self.numbers += 1
         heapq.heappush(self.later, (self.now + seconds, self.numbers, kind, what))
+
+    def _up(self) -> None:
+        """The job runs again: what was down since each event is known."""
+        for event, since in self.open:
+            event.down_seconds = self.down - since
+        self.open = []
 
     def _record(self, component: str, host: int, effect: str, action: str) -> Event:
         event = Event(self.now, component, host, effect, action)
@@ -282,7 +309,7 @@ class _Running:
         recovery = self.plan.recovery
         load = self.cost.load if storage or self.cost.memory_load is None else self.cost.memory_load
         found = [("detection", recovery.detection)]
-        self.open = [*self.open, event] if self.phases else [event]
+        self.open.append((event, self.down))
         self._restart([*found, ("queue", recovery.queue), ("restart", recovery.reschedule)], load)
         event.action += self._place_words(hosts if mode.hardware else [])
 
@@ -316,6 +343,7 @@ class _Running:
             self.regrow = True
 
     def _close(self) -> None:
+        self._up()
         out, progress = self.out, self.progress
         out.wall, out.exposure = self.now, self.exposure
         out.tokens, out.steps = progress.tokens, progress.steps
