@@ -78,7 +78,8 @@ def default_text(schema: Schema, required: bool) -> str:
         return "**required**"
     if "default" not in schema or schema["default"] is None:
         return "-"
-    return f"`{json.dumps(schema['default'])}`"
+    text = json.dumps(schema["default"])
+    return f"`{text}`" if len(text) <= 80 else "one of its kind"
 
 
 def table(schema: Schema) -> list[str]:

@@ -82,6 +82,17 @@ def test_steps_are_padded_to_capture_sizes() -> None:
     assert EngineSoftware().padded(tokens).tolist() == want
 
 
+@pytest.mark.parametrize("most", [1, 3, 7, 250, 500, 513])
+def test_a_step_smaller_than_its_graph_costs_the_graph(most: int) -> None:
+    """Oracle: the same steps of an engine that may take more; a budget need be no captured size."""
+    small, large = (
+        step_time(model("llama3-8b"), H100, max_tokens=tokens, provider="roofline").tokens
+        for tokens in (most, 1024)
+    )
+    assert small.size == most + 1
+    np.testing.assert_allclose(small[: min(most, 512) + 1], large[: min(most, 512) + 1], rtol=1e-9)
+
+
 def test_provenance_says_shares_that_add_up(step: StepTime) -> None:
     shares = [float(word.split()[1].rstrip("%")) for word in step.provenance]
     assert 97 <= sum(shares) <= 103

@@ -193,6 +193,11 @@ def test_every_scheduler_and_router_by_name() -> None:
 
 
 TIER = {"size": "1 GB", "bandwidth": "1 GB/s"}
+TALK: dict[str, Any] = {
+    "generator": "conversations", "requests": 20, "rate": 1.0,
+    "settings": {"turns": 3, "question": 100, "answer": 50},
+}  # fmt: skip
+CLASS = {"name": "chat", "share": 1.0}
 MOONCAKE = {"trace": "mooncake_conversation"}
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -216,8 +221,18 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"failures": [{"replica": 4, "at": "1 s"}]}, r"failures\[0\]\.replica.*does not exist"),
     ({"pools": [{"tiers": [TIER], "engine": {"prefix_cache": False}}]}, "tiers"),
     ({"workload": MOONCAKE, "pools": [{"engine": {"block_size": 48}}]}, "48 does not divide the 512"),
-    ({"precision": "fp9"}, r"pools\[0\].*fp9"),
-    ({"software": "vlm"}, r"vllm"),
+    ({"precision": "fp9"}, r"^`jobs\[0\]\.precision`.*fp9"),
+    ({"software": "vlm"}, r"^`jobs\[0\]\.software`.*vllm"),
+    ({"handover": {"latency": "1 ms"}}, r"jobs\[0\]\.handover.*one pool"),
+    ({"workload": {**INDEPENDENT, "arrivals": "poison"}}, r"workload\.arrivals`.*poisson"),
+    ({"workload": {**INDEPENDENT, "settings": {"prompt": -5, "answer": 4}}}, r"settings\.prompt.*at least 1"),
+    ({"workload": {**TALK, "settings": {**TALK["settings"], "think_s": "5 s"}}}, r"think_s.*neither"),
+    ({"workload": {**TALK, "settings": {**TALK["settings"], "think_s": [5, 1]}}}, r"think_s.*rise"),
+    ({"pools": [{"engine": {"speculation": {"draft": 2, "acceptance": [1.5]}}}]}, r"acceptance\[0\].*1\.5"),
+    ({"pools": [{"engine": {"watermark": 1.0}}]}, r"watermark.*less than 1"),
+    ({"pools": [{"autoscale": {"target": 2, "least": 3}}]}, r"autoscale\.least.*3 is more"),
+    ({"workload": {**INDEPENDENT, "classes": [CLASS, CLASS]}}, r"workload\.classes.*twice"),
+    ({"workload": {**INDEPENDENT, "classes": [{**CLASS, "share": 0}]}}, r"classes\[0\]\.share.*more than"),
 ]  # fmt: skip
 
 
@@ -227,6 +242,38 @@ def test_bad_files_say_where_and_what(job: dict[str, Any], words: str) -> None:
         prepare(scenarios.from_data(document(**job)))
     said = "\n".join(getattr(caught.value, "problems", None) or [str(caught.value)])
     assert re.search(words, said), said
+
+
+def test_networks_that_move_no_kv_are_refused() -> None:
+    with pytest.raises(BadInput, match=r"run.network.*packet moves no KV"):
+        scenarios.from_data({**document(), "run": {"network": "packet"}})
+
+
+def test_a_time_to_think_may_be_the_same_for_all() -> None:
+    work = {**TALK, "settings": {**TALK["settings"], "think_s": 7}}
+    requests = prepare(scenarios.from_data(document(workload=work))).services[0].requests
+    assert set(requests.think_s[requests.turn > 0]) == {7.0}
+
+
+def test_what_is_not_served_is_said() -> None:
+    """Requests that no rank can hold, that are too long, that find no replica up."""
+    large = ran(pools=[{"engine": {"blocks": 20}}])
+    assert large.done < 300
+    assert large.meta["warnings"] == [
+        f"chat: {large.refused:,.0f} of 300 requests, with up to "
+        f"{int((large.tables['requests']['prompt']).max()) + 60:,} tokens, exceed the 320 that a rank holds: "
+        "refused"
+    ]
+    long = ran(pools=[{"engine": {"max_model_len": 500}}])
+    assert long.meta["warnings"] == [
+        f"chat: {long.refused:.0f} of 300 requests exceed max_model_len: refused"
+    ]
+    dead = ran(failures=[{"replica": 0, "at": "0 s"}])
+    assert dead.meta["warnings"] == [
+        "chat: 300 of 300 requests came and were never served: no replica was up"
+    ]
+    assert np.isnan(dead.scalars["cost_per_million_tokens"])
+    assert ran().meta["warnings"] == []
 
 
 STORMS: list[tuple[dict[str, Any], dict[str, Any]]] = [

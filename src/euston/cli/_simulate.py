@@ -132,7 +132,7 @@ def _document(result: Result) -> dict[str, Any]:
 
 _TABLES = {
     "federated": ("sites", "topologies"),
-    "serving": ("latency", "pools", "experts"),
+    "serving": ("latency", "classes", "pools", "experts"),
     "post_training": ("pools", "staleness", "split"),
     "shared": ("contention",),
 }
@@ -180,6 +180,10 @@ def _summary(result: Result) -> None:
         )
     for name in _TABLES.get(result.kind, ()):
         _whole(result, name)
+    if result.meta.get("warnings"):
+        out.print()
+    for sentence in result.meta.get("warnings") or ():
+        out.print(f"warning: {clean(str(sentence))}")
     count = len(_rows(result, "assumptions") or result.meta.get("assumptions") or [])
     if count:
         own = sum(

@@ -29,11 +29,16 @@ _HEADINGS = {
     "mfu": "MFU",
     "hfu": "HFU",
     "step_time": "Step time",
+    "kv_peak": "KV peak",
 }
+_METRICS = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "E2E"}
 
 
 def heading(column: str) -> str:
     """A column's name as a heading."""
+    metric, _, rest = column.partition("_")
+    if metric in _METRICS:
+        return f"{_METRICS[metric]} {rest.upper() if rest[:1] == 'p' else rest}".rstrip()
     return _HEADINGS.get(column, column.replace("_", " ").capitalize())
 
 
@@ -186,7 +191,7 @@ def about(result: Result) -> list[tuple[str, str]]:
     """Versions, seed, fidelity and the rest of what makes the result repeatable."""
     lines = []
     for key, value in result.meta.items():
-        if key in ("scenario", "assumptions", "title", "name"):
+        if key in ("scenario", "assumptions", "title", "name", "warnings"):
             continue
         if isinstance(value, Mapping):
             text = ", ".join(f"{name} {_text(item)}" for name, item in value.items())

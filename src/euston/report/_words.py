@@ -302,9 +302,10 @@ POST_TRAINING = {
 SERVING = {
     "hit_share": "share", "kv_peak": "share", "busy": "share", "slo_attainment": "share",
     "slo_goodput": "1/s", "ttft_p90": "s", "tpot_p90": "s", "joules": "J",
-    "expert_time": "s", "exchange_time": "s",
+    "expert_time": "s", "exchange_time": "s", "queue_mean": "s", "queue_p99": "s", "ttft_mean": "s",
+    "ttft_p99": "s", "tpot_mean": "s", "e2e_mean": "s", "on_time": "share",
 }  # fmt: skip
-"""Units of the tables of pools, of experts and of several services."""
+"""Units of the tables of pools, of experts, of classes and of several services."""
 
 PLANS = {
     "step_time": "s", "executed": "s", "memory": "B", "energy": "J", "bubble": "share",
@@ -319,7 +320,7 @@ def column_unit(table: str, column: str) -> str:
         return "s"
     if table in ("split", "steps") and column in POST_TRAINING:
         return POST_TRAINING[column]
-    if table in ("pools", "jobs", "experts") and column in SERVING:
+    if table in ("pools", "jobs", "experts", "classes") and column in SERVING:
         return SERVING[column]
     if table == "plans":
         return PLANS.get(column, "")

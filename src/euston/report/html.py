@@ -134,6 +134,7 @@ def render(result: Result) -> bytes:
         subtitle=sections.subtitle(result),
         cards=sections.cards(result, rows),
         scalars=sections.scalars(result),
+        warnings=result.meta.get("warnings") or [],
         rows=rows,
         heights={name: table.height for name, table in result.tables.items()},
         network=studied,

@@ -15,7 +15,13 @@ from euston.cluster import Site
 from euston.errors import BadInput, ConfigError, at, unknown
 from euston.models import Balance, Transformer
 from euston.scenario import Scenario
-from euston.scenario.serving import PoolSection, ServingSection, WorkloadSection
+from euston.scenario.serving import (
+    EngineSection,
+    ExpertsSection,
+    PoolSection,
+    ServingSection,
+    WorkloadSection,
+)
 from euston.serving import Deployment, Engine, Pool, Requests, Router, Speculation, Tier, Transport, workloads
 from euston.serving import providers as step_times
 from euston.serving.metrics import Slo
@@ -54,6 +60,8 @@ def requests(s: Scenario, section: ServingSection, model: Transformer, where: st
         key, named, words = str(error).partition("`: ")
         if str(error).startswith(f"`{place}"):
             raise
+        if named and key[1:] in WorkloadSection.model_fields:
+            raise type(error)(at(f"{place}.{key[1:]}", words)) from None
         if named and work.generator is not None and key.startswith("`"):
             raise type(error)(at(f"{place}.settings.{key[1:]}", words)) from None
         raise type(error)(at(place, str(error))) from None
@@ -67,6 +75,7 @@ def requests(s: Scenario, section: ServingSection, model: Transformer, where: st
         if work.token_scale != 1.0:
             found = found.scaled(tokens=work.token_scale)
     found = _with_images(s, work, found, model, f"{place}.images")
+    found = _in_classes(s, section, found)
     if work.concurrency:
         try:
             found = workloads.closed_loop(found, work.concurrency, think_s=work.think)
@@ -106,6 +115,25 @@ def _with_images(
         return workloads.with_image_names(found, work.images.distinct, work.images.alpha, seed=s.run.seed)
     except BadInput as error:
         raise ConfigError(at(f"{place}.distinct", str(error))) from None
+
+
+def _in_classes(s: Scenario, section: ServingSection, found: Requests) -> Requests:
+    """With classes, due times and what sjf believes."""
+    work, ttft = section.workload, section.slo.ttft
+    due = math.inf if ttft is None else ttft
+    if work.classes:
+        found = workloads.with_classes(
+            found,
+            [one.share for one in work.classes],
+            [one.priority for one in work.classes],
+            [due if one.due is None else one.due for one in work.classes],
+            seed=s.run.seed,
+        )
+    else:
+        found = replace(found, deadline_s=np.minimum(found.deadline_s, due))
+    if work.prediction_error:
+        found = workloads.with_predictions(found, work.prediction_error, seed=s.run.seed)
+    return found
 
 
 def _stretched(found: Requests, rate: float, place: str) -> Requests:
@@ -163,7 +191,7 @@ def _arrivals(work: WorkloadSection) -> workloads.Arrivals:
 def _lengths(value: Any, place: str) -> Any:
     """A distribution of lengths: a number, ``{kind: lognormal, ...}``, or ``{trace: name}``."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return workloads.LENGTHS.get("fixed")(value)
+        value = {"kind": "fixed", "tokens": value}
     if isinstance(value, Mapping) and set(value) == {"trace"}:
         return workloads.Empirical(workloads.packaged(str(value["trace"])))
     if not (isinstance(value, Mapping) and "kind" in value):
@@ -244,11 +272,11 @@ def pool(
     """One pool; its replicas are ranks, those of a replica step together."""
     e = one.engine
     experts = one.experts
-    if model.moe is None and "experts" in one.model_fields_set:
+    if model.moe is None and experts != ExpertsSection():
         raise ConfigError(at(f"{where}.experts", f"{model.name} has no experts; leave it out"))
     kv_bytes = {"bf16": 2.0, "fp8": 1.0}[section.kv_precision]
+    software = _software(section, where)
     try:
-        software = step_times.engine_software(section.software)
         step = step_times.step_time(
             model, accelerator, tensor=one.tensor, expert=one.expert, data=one.data, dtype=section.precision,
             software=software, provider=section.step_times, kv_bytes=kv_bytes,
@@ -295,11 +323,32 @@ def pool(
         )  # fmt: skip
         made.check(where)
     except BadInput as error:
-        message = str(error)
-        if message.startswith(f"`{where}"):
-            raise
-        raise ConfigError(at(where, message.replace("`", ""))) from None
+        raise _placed(error, where) from None
     return made
+
+
+def _software(section: ServingSection, where: str) -> step_times.EngineSoftware:
+    try:
+        return step_times.engine_software(section.software)
+    except BadInput as error:
+        raise ConfigError(at(f"{where.rpartition('.')[0]}.software", str(error))) from None
+
+
+def _placed(error: BadInput, where: str) -> BadInput:
+    """The error with the key of the pool, its engine or its job that it is about, as far as it says one."""
+    message = str(error)
+    if message.startswith(f"`{where}"):
+        return error
+    key, named, words = message.partition("`: ")
+    if named and message.startswith("`"):
+        for section, place in (
+            (PoolSection, where),
+            (EngineSection, f"{where}.engine"),
+            (ServingSection, where.rpartition(".")[0]),
+        ):
+            if key[1:] in section.model_fields:
+                return ConfigError(at(f"{place}.{key[1:]}", words))
+    return ConfigError(at(where, message.replace("`", "")))
 
 
 def _image_seconds(section: ServingSection, model: Transformer, accelerator: Accelerator) -> float:
@@ -339,16 +388,19 @@ def _encoder(
             raise ConfigError(
                 at(f"{where}.{key}", f"{degree}: an encoder runs whole on one accelerator; use 1")
             )
-    software = step_times.engine_software(section.software)
+    software = _software(section, where)
     if one.embeddings is not None:
         raise ConfigError(at(f"{where}.embeddings", "of the pools behind an encoder; it has engine.blocks"))
     tokens = step_times.image_tokens(model, images.size)
     blocks = one.engine.blocks
     if blocks is None:
-        blocks = step_times.encoded_images(
-            model, accelerator, images.size, utilisation=one.engine.memory_utilisation,
-            max_tokens=one.engine.max_num_batched_tokens,
-        )  # fmt: skip
+        try:
+            blocks = step_times.encoded_images(
+                model, accelerator, images.size, utilisation=one.engine.memory_utilisation,
+                max_tokens=one.engine.max_num_batched_tokens,
+            )  # fmt: skip
+        except BadInput as error:
+            raise ConfigError(at(where, str(error).replace("`", ""))) from None
     made = Pool(
         Engine(
             blocks, max_num_seqs=one.engine.max_num_seqs, prefix_cache=one.engine.prefix_cache,

@@ -17,6 +17,7 @@ from euston.result import Result
 from euston.runs import Progress
 from euston.scenario import Scenario
 from euston.scenario.exchange import ExchangeSection
+from euston.scenario.model import PoliciesSection
 
 if TYPE_CHECKING:  # imported when exchanges run
     from euston.collectives.exchange_runs import ExchangeRuns, ExchangeSettings
@@ -64,7 +65,7 @@ def prepare(s: Scenario) -> PreparedExchange:
         raise ConfigError(at("run.network", f"{network} moves no exchange; use fluid or packet"))
     if s.faults:
         raise ConfigError(at("faults", "exchanges know none in this version; leave them out"))
-    if "policies" in s.model_fields_set:
+    if s.policies != PoliciesSection():
         raise ConfigError(at("policies", "exchanges are datagrams over all paths; leave them out"))
     if s.run.until is not None:
         raise ConfigError(at("run.until", "exchanges have `bounds.t_b` and `repeats`; leave it out"))

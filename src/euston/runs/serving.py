@@ -27,8 +27,9 @@ from euston.scenario.serving import PoolSection, ServingSection
 from euston.scenario.sites import SiteSection
 from euston.serving import Autoscaler, Deployment, Replica, Requests, Scaling, Serving, ServingResult
 from euston.serving.deployment import ROLES
-from euston.serving.metrics import Slo, latencies, load_over_time, per_request, scalars
+from euston.serving.metrics import Slo, latencies, load_over_time, per_class, per_request, scalars
 from euston.serving.network import Handovers
+from euston.serving.result import Outcome
 
 __all__ = [
     "PreparedServing",
@@ -288,6 +289,8 @@ def _result(
         "load": load_over_time(log),
         "requests": per_request(log).head(MOST_REQUESTS),
     }
+    if first.section.workload.classes:
+        tables["classes"] = per_class(log, [one.name for one in first.section.workload.classes])
     dealt = _experts(first, log)
     if dealt.height:
         tables["experts"] = dealt
@@ -325,8 +328,39 @@ def _result(
         "scenario": s.model_dump(mode="json", by_alias=True, exclude_none=True),
         "catalog": {"accelerator": first.here.accelerator.name, "fabric": first.here.fabric.name},
         "assumptions": _assumptions(first),
+        "warnings": [
+            sentence
+            for one, log in zip(ready.services, found, strict=True)
+            for sentence in _warnings(one, log)
+        ],
     }
     return Result("serving", headline, {k: u for k, u in UNITS.items() if k in headline}, tables, meta=meta)
+
+
+def _warnings(one: Service, log: ServingResult) -> list[str]:
+    """Requests that were not served, and why, where that is no policy of the service."""
+    found = []
+    count = np.bincount(log.outcome, minlength=len(Outcome))
+    size = log.requests.in_tok + log.requests.out_tok
+    large = log.outcome == Outcome.TOO_LARGE
+    if large.any():
+        sizes = "exceed what a rank holds"
+        blocks = [
+            p.engine.num_blocks * p.engine.block_size for p in one.deployment.pools if p.role != "encode"
+        ]
+        if int(size[large].max()) > min(blocks):
+            sizes = f"with up to {size[large].max():,} tokens, exceed the {min(blocks):,} that a rank holds"
+        found.append(f"{count[Outcome.TOO_LARGE]:,} of {len(log.outcome):,} requests, {sizes}: refused")
+    if count[Outcome.TOO_LONG]:
+        found.append(
+            f"{count[Outcome.TOO_LONG]:,} of {len(log.outcome):,} requests exceed max_model_len: refused"
+        )
+    waiting = int(((log.outcome == Outcome.OPEN) & np.isfinite(log.arrival)).sum())
+    if waiting and one.scenario.run.until is None:
+        found.append(
+            f"{waiting:,} of {len(log.outcome):,} requests came and were never served: no replica was up"
+        )
+    return [f"{one.section.name}: {sentence}" for sentence in found]
 
 
 def numbers(
@@ -349,13 +383,13 @@ def numbers(
     pue = power.pue if power and power.pue else 1.0
     if math.isfinite(joules):
         found["joules"] = joules * pue
-        found["joules_per_token"] = joules * pue / tokens if tokens else 0.0
+        found["joules_per_token"] = joules * pue / tokens if tokens else math.nan
     if one.home.price:
         cost = one.home.price * seconds
         if power and power.price and math.isfinite(joules):
             cost += power.price * joules * pue
         found["cost"] = cost
-        found["cost_per_million_tokens"] = cost / tokens * 1e6 if tokens else 0.0
+        found["cost_per_million_tokens"] = cost / tokens * 1e6 if tokens else math.nan
     return found
 
 

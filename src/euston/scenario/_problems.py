@@ -81,6 +81,8 @@ def _words(error: ErrorDetails) -> str:
             return f"{shown} is too small; more than {context['gt']}"
         case "less_than_equal":
             return f"{shown} is too large; at most {context['le']}"
+        case "less_than":
+            return f"{shown} is too large; less than {context['lt']}"
         case "literal_error":
             choices = re.findall(r"'([^']*)'", str(context["expected"])) or [str(context["expected"])]
             if not isinstance(value, str):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 __all__ = [
     "AutoscaleSection",
     "EngineSection",
-    "FailureSection",
+    "ReplicaFailureSection",
     "HandoverSection",
     "PoolSection",
+    "RequestClassSection",
     "RouterSection",
     "ServingSection",
     "SloSection",
@@ -53,7 +54,7 @@ class SpeculationSection(Section):
     """Speculative decoding."""
 
     draft: Count = Field(le=63, description="Tokens guessed each step.")
-    acceptance: tuple[Number, ...] = Field(
+    acceptance: tuple[Annotated[Number, Field(ge=0, le=1)], ...] = Field(
         default=(0.7,),
         min_length=1,
         description="Chance that the first, second, ... guess is right, given that those before were.",
@@ -235,6 +236,18 @@ class RequestImagesSection(Section):
     alpha: Number = Field(default=0.0, ge=0, description="Popularity of `distinct` ones: 1 / rank^alpha.")
 
 
+class RequestClassSection(Section):
+    """Requests that schedulers and routers tell apart; all turns of a session are of one class."""
+
+    name: Text = Field(description="What reports call it.")
+    share: Number = Field(gt=0, description="How common it is, any scale.")
+    priority: Number = Field(default=0.0, description="Of scheduler priority: smaller goes first.")
+    due: PositiveDuration | None = Field(
+        default=None,
+        description="First token after arrival, for edf and slo_aware; the SLO's TTFT unless said.",
+    )
+
+
 class WorkloadSection(Section):
     """Requests: of a packaged trace, of a file, or made up."""
 
@@ -261,6 +274,16 @@ class WorkloadSection(Section):
     images: RequestImagesSection | None = Field(
         default=None, description="For a model with a vision encoder."
     )
+    classes: tuple[RequestClassSection, ...] = Field(
+        default=(),
+        max_length=256,
+        description="Kinds of requests for priority, edf and slo_aware, clients of fair; else all are alike.",
+    )
+    prediction_error: Number = Field(
+        default=0.0,
+        ge=0,
+        description="Of sjf: standard deviation of the logarithm of predicted over true lengths of answers.",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> WorkloadSection:
@@ -273,6 +296,10 @@ class WorkloadSection(Section):
             raise refuse("is missing; a generator needs a rate, or a concurrency", "rate")
         if self.generator is None and self.settings:
             raise refuse("are a generator's; this workload is a trace", "settings")
+        names = [one.name for one in self.classes]
+        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+        if twice is not None:
+            raise refuse(f"{twice!r} stands twice", "classes")
         if self.think and not self.concurrency:
             raise refuse("is of users; give `concurrency` too", "think")
         return self
@@ -294,7 +321,7 @@ class SloSection(Section):
         return self
 
 
-class FailureSection(Section):
+class ReplicaFailureSection(Section):
     """Ranks of a pool that fail, and come back."""
 
     pool: Whole = Field(default=0, description="Number of the pool.")
@@ -303,7 +330,7 @@ class FailureSection(Section):
     until: Duration | None = Field(default=None, description="When it is back; never unless said.")
 
     @model_validator(mode="after")
-    def _later(self) -> FailureSection:
+    def _later(self) -> ReplicaFailureSection:
         if self.until is not None and self.until <= self.at:
             raise refuse("must be later than `at`", "until")
         return self
@@ -327,7 +354,7 @@ class ServingSection(JobBase):
     information_delay: Duration = Field(default=0.0, description="Age of what routers see.")
     admission_rate: Number | None = Field(default=None, gt=0, description="Most requests per second let in.")
     admission_burst: Number = Field(default=1.0, ge=1, description="Requests let in at once.")
-    failures: tuple[FailureSection, ...] = Field(default=(), description="Replicas that fail.")
+    failures: tuple[ReplicaFailureSection, ...] = Field(default=(), description="Replicas that fail.")
     workload: WorkloadSection
     slo: SloSection = Field(
         default=SloSection(ttft=2.0, tpot=0.2), description="2 s and 200 ms unless said (Vidur's)."
@@ -375,6 +402,16 @@ class ServingSection(JobBase):
                 )
         if site.accelerator is None:
             yield at(f"sites[{scenario.sites.index(site)}].accelerator", "is missing; serving computes")
+        if scenario.run.network not in ("none", "fluid"):
+            yield at(
+                "run.network",
+                f"{scenario.run.network} moves no KV; use fluid (hand-overs share the site's fabric) or none "
+                "(they have the NICs of their accelerators)",
+            )
+        if len(self.pools) == 1 and self.handover != HandoverSection():
+            yield at(
+                f"{where}.handover", "is of a pool to the next; there is one pool, which hands nothing over"
+            )
         try:
             model = transformer(scenario, index)
         except BadInput as error:
@@ -384,7 +421,12 @@ class ServingSection(JobBase):
             place = f"{where}.pools[{i}]"
             if pool.autoscale is not None:
                 first = pool.autoscale.first or pool.autoscale.least
-                if not pool.autoscale.least <= first <= pool.replicas:
+                if pool.autoscale.least > pool.replicas:
+                    yield at(
+                        f"{place}.autoscale.least",
+                        f"{pool.autoscale.least} is more than the pool's {pool.replicas} replicas",
+                    )
+                elif not pool.autoscale.least <= first <= pool.replicas:
                     yield at(
                         f"{place}.autoscale.first",
                         f"{first} is not between the least, {pool.autoscale.least}, and the pool's "

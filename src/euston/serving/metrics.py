@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from euston.serving.result import Outcome, ServingResult
 
-__all__ = ["QUANTILES", "Slo", "kept", "latencies", "load_over_time", "per_request", "scalars"]
+__all__ = ["QUANTILES", "Slo", "kept", "latencies", "load_over_time", "per_class", "per_request", "scalars"]
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 _F = NDArray[np.float64]
@@ -114,6 +115,29 @@ def scalars(result: ServingResult, slo: Slo) -> dict[str, float]:
 
 def _over(a: float, b: float) -> float:
     return a / b if b > 0 else 0.0
+
+
+def per_class(result: ServingResult, names: Sequence[str]) -> pl.DataFrame:
+    """One row per class of requests: times in seconds; ``on_time`` had their first token when it was due."""
+    requests, queue = result.requests, result.scheduled - result.arrival
+    rows = []
+    for number, name in enumerate(names):
+        mine = (requests.klass == number) & np.isfinite(result.arrival)
+        on_time = result.ttft[mine] <= requests.deadline_s[mine]
+        rows.append(
+            {
+                "class": name,
+                "requests": int(mine.sum()),
+                "done": int((mine & result.done).sum()),
+                "queue_mean": _quantiles(queue[mine])[0],
+                "ttft_mean": _quantiles(result.ttft[mine])[0],
+                "ttft_p99": _quantiles(result.ttft[mine])[1 + QUANTILES.index(0.99)],
+                "tpot_mean": _quantiles(result.tpot[mine])[0],
+                "e2e_mean": _quantiles(result.e2e[mine])[0],
+                "on_time": _over(float(on_time.sum()), on_time.size),
+            }
+        )
+    return pl.DataFrame(rows).fill_nan(None)
 
 
 def per_request(result: ServingResult) -> pl.DataFrame:

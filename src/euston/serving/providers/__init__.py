@@ -114,7 +114,9 @@ def step_time(
     if provider == "roofline":
         prices.without_tables()
     shares = Shares()
-    knots = token_knots(max_tokens, engine)
+    every = np.arange(1, max_tokens + 1)
+    padded = engine.padded(every)
+    knots = token_knots(int(padded[-1]), engine)  # a graph may be larger than the largest step
     own, routed, by_name = prices.compute(knots, shares if measured is None else Shares())
     rows = np.unique(np.round(2.0 ** np.arange(0, np.log2(max(max_sequences, 2)) + 0.25, 0.25))).astype(int)
     head = prices.head(rows, shares if measured is None else Shares())
@@ -131,8 +133,6 @@ def step_time(
     eager = sum(count * op.calls for op, count in prices.operators(8)) * engine.launch
     large = knots > engine.graph_tokens
     own = np.where(large, np.maximum(own, eager), own)
-    every = np.arange(1, max_tokens + 1)
-    padded = engine.padded(every)
 
     def curve(values: _A) -> _A:
         filled = dense(np.concatenate([[0], knots]), np.concatenate([[0.0], values]))

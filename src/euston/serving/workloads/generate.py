@@ -17,11 +17,11 @@ from euston.serving.workloads.lengths import Empirical, Lengths
 __all__ = [
     "Arrivals",
     "agents",
+    "at_least",
     "closed_loop",
     "conversations",
     "independent",
     "shared_prefix",
-    "with_images",
 ]
 
 
@@ -48,7 +48,8 @@ class Arrivals:
         return arrival_times(self.kind, n, self.rate, rng, **(self.settings or {}))
 
 
-def _at_least(name: str, value: float, least: float) -> None:
+def at_least(name: str, value: float, least: float) -> None:
+    """Refuse a setting below its least value, nan too."""
     if not value >= least:
         raise ConfigError(f"`{name}`: {value} must be {least} or more")
 
@@ -87,8 +88,8 @@ def closed_loop(requests: Requests, concurrency: int, *, think_s: float = 0.0) -
     ConfigError
         Fewer than one user, a negative time, requests that wait for others already.
     """
-    _at_least("concurrency", concurrency, 1)
-    _at_least("think_s", think_s, 0)
+    at_least("concurrency", concurrency, 1)
+    at_least("think_s", think_s, 0)
     n = len(requests)
     if requests.after.size:
         raise ConfigError("`concurrency`: these requests wait for each other already")
@@ -124,9 +125,9 @@ def shared_prefix(
     groups, system : int
         Applications, and tokens of their system prompts.
     """
-    _at_least("groups", groups, 1)
-    _at_least("system", system, 0)
-    _at_least("block_size", block_size, 1)
+    at_least("groups", groups, 1)
+    at_least("system", system, 0)
+    at_least("block_size", block_size, 1)
     group = stream(seed, "groups").integers(0, groups, n)
     tokens = system + question.draw(n, stream(seed, "questions"))
     full, common = tokens // block_size, system // block_size
@@ -193,7 +194,7 @@ def conversations(
     turns: Lengths,
     question: Lengths,
     answer: Lengths,
-    think_s: tuple[float, float] = (10.0, 60.0),
+    think_s: float | tuple[float, float] = (10.0, 60.0),
     system: int = 0,
     block_size: int = 16,
     seed: int = 0,
@@ -204,19 +205,19 @@ def conversations(
     ----------
     turns : Lengths
         Turns of a session.
-    think_s : (float, float)
-        Median and 99th percentile of the lognormal time between an answer and the next question.
+    think_s : float or (float, float)
+        Time between an answer and the next question: of all, or median and 99th percentile of a lognormal.
     system : int
         Tokens of a system prompt that all sessions share.
     """
-    _at_least("sessions", sessions, 1)
+    at_least("sessions", sessions, 1)
     begin, count = (
         arrivals.draw(sessions, stream(seed, "arrivals")),
         turns.draw(sessions, stream(seed, "turns")),
     )
     total = int(count.sum())
     asked, said = question.draw(total, stream(seed, "questions")), answer.draw(total, stream(seed, "answers"))
-    pause = _think(total, think_s, stream(seed, "think"))
+    pause = _think("think_s", total, think_s, stream(seed, "think"))
     made = _Sessions(block_size)
     shared = made.fresh(system // block_size)
     k = 0
@@ -242,7 +243,7 @@ def agents(
     task: Lengths,
     observation: Lengths,
     answer: Lengths,
-    tool_s: tuple[float, float] = (1.0, 20.0),
+    tool_s: float | tuple[float, float] = (1.0, 20.0),
     system: int = 0,
     fan_out: int = 1,
     fan_out_share: float = 0.0,
@@ -259,8 +260,8 @@ def agents(
         Mean calls of a session (geometric).
     task, observation, answer : Lengths
         Tokens of the first prompt, of what a tool gives back, of each answer.
-    tool_s : (float, float)
-        Median and 99th percentile of the lognormal time of a tool.
+    tool_s : float or (float, float)
+        Time of a tool: of all, or median and 99th percentile of a lognormal.
     system : int
         Tokens of the prompt that all agents share.
     fan_out, fan_out_share : int, float
@@ -270,9 +271,9 @@ def agents(
         A context beyond ``limit`` tokens is summarised to ``compacted``: what was cached of it is lost. 0:
         no limit.
     """
-    _at_least("sessions", sessions, 1)
-    _at_least("calls", calls, 1)
-    _at_least("fan_out", fan_out, 1)
+    at_least("sessions", sessions, 1)
+    at_least("calls", calls, 1)
+    at_least("fan_out", fan_out, 1)
     if not 0 <= fan_out_share <= 1:
         raise ConfigError(f"`fan_out_share`: {fan_out_share} must be 0 to 1")
     if limit and not 0 < compacted < limit:
@@ -284,7 +285,7 @@ def agents(
     given, said = observation.draw(total, stream(seed, "tools")), answer.draw(total, stream(seed, "answers"))
     first, pause = (
         task.draw(sessions, stream(seed, "tasks")),
-        _think(total, tool_s, stream(seed, "tool times")),
+        _think("tool_s", total, tool_s, stream(seed, "tool times")),
     )
     made = _Sessions(block_size)
     shared = made.fresh(system // block_size)
@@ -315,65 +316,16 @@ def agents(
     return made.requests(begin, {"generator": "agents", "sessions": sessions})
 
 
-def _think(n: int, percentiles: tuple[float, float], rng: np.random.Generator) -> NDArray[np.float64]:
-    median, p99 = percentiles
+def _think(
+    name: str, n: int, seconds: float | tuple[float, float], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """The same time for all, or lognormal ones by median and 99th percentile, float64[n]."""
+    given = np.asarray(seconds)
+    if given.dtype.kind not in "iuf" or given.shape not in ((), (2,)):
+        raise ConfigError(f"`{name}`: {seconds!r} is neither seconds nor [median, 99th percentile]")
+    median, p99 = np.broadcast_to(given, (2,)).tolist()
     if not 0 <= median <= p99 < np.inf:
-        raise ConfigError(f"`think_s`: median {median} and 99th percentile {p99} must rise from 0")
+        raise ConfigError(f"`{name}`: median {median:g} and 99th percentile {p99:g} must rise from 0")
     if median == 0:
         return np.zeros(n)
     return median * np.exp(np.log(p99 / median) / 2.3263478740408408 * rng.standard_normal(n))
-
-
-def with_images(
-    requests: Requests, mean: float, tokens_per_image: int, *, most: int = 0, seed: int = 0
-) -> Requests:
-    """Requests with images before their text: Poisson many, each of so many tokens of the prompt.
-
-    ``most``: of a request, 0: any. Names of blocks drop: images come first.
-    """
-    _at_least("images", mean, 0)
-    _at_least("tokens_per_image", tokens_per_image, 1)
-    images = stream(seed, "images").poisson(mean, len(requests))
-    if most:
-        images = np.minimum(images, most)
-    tokens = (requests.in_tok + images * tokens_per_image).astype(np.int32)
-    return replace(
-        requests, n_images=images.astype(np.int16), in_tok=tokens, named_tok=tokens,
-        block_ids=np.zeros(0, np.int64), blocks_ptr=np.zeros(len(requests) + 1, np.int64), block_size=0,
-    )  # fmt: skip
-
-
-def with_image_names(requests: Requests, distinct: int, alpha: float = 0.0, *, seed: int = 0) -> Requests:
-    """The same with names of their images: ``distinct`` ones with popularity 1 / rank^alpha.
-
-    A request's are drawn again until all of them differ.
-
-    Raises
-    ------
-    ConfigError
-        When a request has more images than there are.
-    """
-    images = requests.n_images.astype(np.int64)
-    if images.max(initial=0) > distinct:
-        most = int(images.max())
-        raise ConfigError(f"a request has {most} images; `distinct` must be at least as many")
-    rng = stream(seed, "names of images")
-    weight = np.arange(1, distinct + 1, dtype=np.float64) ** -alpha
-    upto = np.cumsum(weight / weight.sum())[:-1]
-    owner = np.repeat(np.arange(images.size), images)
-    names = np.zeros(owner.size, np.int64)
-    again = np.ones(images.size, bool)
-    for _ in range(32):
-        mine = again[owner]
-        names[mine] = np.searchsorted(upto, rng.random(int(mine.sum())), side="right")
-        order = np.lexsort((names, owner))
-        same = (np.diff(names[order]) == 0) & (np.diff(owner[order]) == 0)
-        again[:] = False
-        again[owner[order[:-1][same]]] = True
-        if not again.any():
-            break
-    ends = np.cumsum(images)
-    for i in np.flatnonzero(again):  # requests with a large part of all images
-        drawn = rng.choice(distinct, int(images[i]), replace=False, p=weight / weight.sum())
-        names[ends[i] - images[i] : ends[i]] = drawn
-    return replace(requests, image_ids=names)
