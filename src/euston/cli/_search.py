@@ -38,8 +38,8 @@ def search(
         ),
     ] = None,
     accelerators: Annotated[
-        int, typer.Option("--accelerators", min=0, help="The budget; all of the site unless said.")
-    ] = 0,
+        int | None, typer.Option("--accelerators", min=1, help="The budget; all of the site unless said.")
+    ] = None,
     tensor: Annotated[
         list[int] | None,
         typer.Option("--tensor", min=1, help="A tensor-parallel degree; may be given twice."),
@@ -77,7 +77,9 @@ def search(
         scenario = scenarios.load(file)
         from euston.runs.serving_search import Choices, find_deployments
 
-        choices = Choices(accelerators, tuple(tensor or ()), tuple(tokens or Choices.tokens), disaggregate)
+        choices = Choices(
+            accelerators or 0, tuple(tensor or ()), tuple(tokens or Choices.tokens), disaggregate
+        )
         try:
             result = find_deployments(scenario, choices, job=job, slo=slo, progress=tell)
         except EustonError as error:
