@@ -15,6 +15,7 @@ from euston.devices.gpu import EAGER_LAUNCH
 from euston.devices.kernels import GemmSource, Generation
 from euston.errors import BadInput, ConfigError, EustonError, at, unknown
 from euston.fabrics import Fabric
+from euston.models.recipes import recipe
 from euston.scenario import Scenario, build
 from euston.scenario.fabrics import built, misplaced
 from euston.scenario.sites import SiteSection
@@ -28,6 +29,7 @@ __all__ = [
     "link_faults",
     "link_index",
     "other_accelerators",
+    "require_arithmetic",
     "site",
     "site_fabric",
 ]
@@ -106,6 +108,15 @@ def device(accelerator: Accelerator, job: TrainingJob, *, gemm_source: str = "ta
         accelerator, gemm_source=cast(GemmSource, gemm_source), attention_kernel=cast(Generation, generation),
         launch_floor=launch, experts="library", casts="apart",
     )  # fmt: skip
+
+
+def require_arithmetic(accelerator: Accelerator, precision: str, where: str) -> None:
+    """Raise ConfigError at ``where`` when the accelerator cannot multiply in a precision's type."""
+    found = recipe(precision)
+    try:
+        GPU(accelerator).kernels.power.peak(precision if found is None else found.gemm)
+    except BadInput as error:
+        raise ConfigError(at(where, str(error))) from None
 
 
 def link_index(fabric: Fabric, name: str, where: str) -> int:

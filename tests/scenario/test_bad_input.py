@@ -8,6 +8,7 @@ import pytest
 
 from euston import scenario as sc
 from euston.errors import BadInput, ConfigError
+from euston.runs import runner
 from euston.scenario.jobs import JOB_KINDS
 
 GOOD = """\
@@ -162,6 +163,16 @@ CASES = [
         "    overrides: {p2p_overlp: true}\n    batch:",
         "12:17: `jobs[0].overrides.p2p_overlp`: unknown software setting 'p2p_overlp'; "
         "did you mean 'p2p_overlap'?",
+    ),
+    (
+        JOB_KEY,
+        "    overrides: {p2p_overlap: maybe}\n    batch:",
+        "12:17: `jobs[0].overrides.p2p_overlap`: 'maybe' must be true or false",
+    ),
+    (
+        JOB_KEY,
+        "    software: mcore-2024\n    overrides: {expert_node_limit: true}\n    batch:",
+        "13:17: `jobs[0].overrides.expert_node_limit`: True must be a whole number",
     ),
     (
         JOB_KEY,
@@ -324,3 +335,38 @@ def test_errors_of_the_rooms_below_get_their_place() -> None:
     assert isinstance(error, ConfigError)
     assert str(error) == "s.yaml:11:27: `jobs[0].parallel.pipeline`: does not fit"
     assert str(sc.with_place(scenario, ConfigError("something"))) == "s.yaml: something"
+
+
+@pytest.mark.parametrize("compute", ["des", "analytic"])
+def test_a_precision_that_the_accelerator_lacks_is_named(compute: str) -> None:
+    """Oracle: the data sheets: FP4 begins with Blackwell, FP8 with Hopper."""
+    for accelerator, fits in (("a100-sxm-80gb", ()), ("h100-sxm", ("fp8",)), ("b200-sxm", ("fp8", "nvfp4"))):
+        for precision in ("fp8", "nvfp4"):
+            data = {
+                "version": 1,
+                "sites": [
+                    {
+                        "name": "main",
+                        "accelerator": accelerator,
+                        "hosts": 1,
+                        "fabric": {"preset": "generic-400g-rail"},
+                    }
+                ],
+                "jobs": [
+                    {
+                        "name": "j",
+                        "kind": "training",
+                        "model": "llama3-8b",
+                        "precision": precision,
+                        "parallel": {"tensor": 8},
+                        "batch": {"global": 8, "micro": 1, "sequence": 512},
+                    }
+                ],
+                "run": {"compute": compute, "network": "none"},
+            }
+            scenario = sc.from_data(data)
+            if precision in fits:
+                runner(scenario).prepare(scenario)
+                continue
+            with pytest.raises(BadInput, match=rf"`jobs\[0\].precision`: {accelerator} has no {precision}"):
+                runner(scenario).prepare(scenario)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from euston import __version__
-from euston.assemble import conditions, device, site
+from euston.assemble import conditions, device, require_arithmetic, site
 from euston.cluster import Placement, Site, place
 from euston.errors import BadInput, ConfigError, at
 from euston.models import Transformer
@@ -147,6 +147,7 @@ def _layout(
     )
     try:
         job.check(where=where)
+        require_arithmetic(here.accelerator, job.precision, f"{where}.precision")
         if s.run.memory == "refuse":
             require_fit(job, here.accelerator, where=where)
     except BadInput as error:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from euston.assemble import conditions, device, other_accelerators, site
+from euston.assemble import conditions, device, other_accelerators, require_arithmetic, site
 from euston.catalog import Accelerator
 from euston.cluster import Placement, Site, place
 from euston.devices import GPU
@@ -76,14 +76,17 @@ def prepare(s: Scenario) -> Prepared:
         job = build.training_job(s, i)
         job.check(where=f"jobs[{i}]")
         placement = place(job.parallel, here, hosts=s.hosts_of(i), where=f"jobs[{i}].placement")
+        mine = {a.name: a for a in (others.get(host, here.accelerator) for host in s.hosts_of(i))}
+        for accelerator in mine.values():
+            require_arithmetic(accelerator, job.precision, f"jobs[{i}].precision")
         if s.run.memory == "refuse":
             used = (others.get(host, here.accelerator) for host in s.hosts_of(i))
             require_fit(job, min(used, key=lambda a: a.memory_bytes), where=f"jobs[{i}]")
         jobs.append((job, placement))
     around = conditions(s, here)
     if others:
-        mine = {i: job for i, (job, _) in zip(numbers, jobs, strict=True)}
-        around = replace(around, host_speed=_host_speeds(s, here, others, mine))
+        each = {i: job for i, (job, _) in zip(numbers, jobs, strict=True)}
+        around = replace(around, host_speed=_host_speeds(s, here, others, each))
     return Prepared(s, here, home, tuple(jobs), around, tuple(numbers))
 
 

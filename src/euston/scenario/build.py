@@ -94,7 +94,9 @@ def software_of(name: str | None, overrides: dict[str, Any], where: str) -> Soft
 
     try:
         if name is None:
-            return training.SoftwareProfile(**overrides)
+            profile = training.SoftwareProfile(**overrides)
+            profile.check(where="software")
+            return profile
         return training.software(name, **overrides)
     except TypeError:
         known = list(training.SoftwareProfile.__dataclass_fields__)

@@ -50,6 +50,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "rotary_kernel": get_args(RotaryKernel),
     "qkv_split": get_args(QkvSplit),
 }
+_TYPES = {"bool": "true or false", "int": "a whole number"}
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,14 @@ class SoftwareProfile:
     software_date: str = ""
 
     def check(self, *, where: str = "jobs[0].software") -> None:
-        """Raise ConfigError for a field outside its choices, naming the nearest."""
+        """Raise ConfigError for a field outside its choices (the nearest is named) or of another type."""
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if not isinstance(value, type(item.default)) or isinstance(value, bool) != (item.type == "bool"):
+                right = _TYPES.get(str(item.type), "a text")
+                raise ConfigError(f"`{where}.{item.name}`: {value!r} must be {right}")
+        if self.expert_node_limit < 0:
+            raise ConfigError(f"`{where}.expert_node_limit`: {self.expert_node_limit} must be 0 or more")
         for name, choices in _CHOICES.items():
             _one_of(getattr(self, name), choices, f"{where}.{name}", name.replace("_", " "))
 
