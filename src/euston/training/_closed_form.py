@@ -82,7 +82,10 @@ def _pipeline(number, forward, backward, into, weights, pair):  # type: ignore[n
         slow = stage.argmax()
         others = (forward.sum() + backward.sum() - forward[slow].sum() - backward[slow].sum()) / v
         missing = (p - m % p) % p  # a ragged group's forwards go round as slowly as a whole one's
-        return m * stage[slow] + missing * forward[slow].sum() + others + 2 * (p - 1) * send
+        # a chunk's group of p micro-batches goes round in p passes and p sends: at the beginning and at the
+        # end, where nothing goes the other way, all stages wait for the sends
+        rounds = 2 * (v - 1) * p * send if beside else 0.0
+        return m * stage[slow] + missing * forward[slow].sum() + others + 2 * (p - 1) * send + rounds
     if schedule in (ZB_H1, ZB_H2):
         times = 1.0 if schedule == ZB_H1 else 2.0
         rest = most = critical = slowest = 0.0
