@@ -26,7 +26,7 @@ LAYERS, HIDDEN, HEADS, FFN, VOCAB, SEQUENCE = 3, 64, 4, 176, 256, 32
 MODEL = Transformer("tiny", layers=LAYERS, hidden=HIDDEN, heads=HEADS, vocab=VOCAB, ffn=FFN)
 
 WORKER = r"""
-import json, sys
+import json, os, sys, time
 import torch, torch.distributed as dist
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -125,9 +125,13 @@ else:
             y = layer(y)
         y.sum().backward()
 if rank == 0:
-    print(json.dumps(sent))
-dist.barrier()
-dist.destroy_process_group()
+    print(json.dumps(sent), flush=True)
+# nobody leaves before all are done: a rank that closes its sockets early fails those still in a collective
+done = dist.FileStore(store + ".done", world)
+done.add("ranks", 1)
+while done.add("ranks", 0) < world:
+    time.sleep(0.01)
+os._exit(0)
 """
 
 
@@ -143,7 +147,8 @@ def really_sent(way: str, world: int, folder: Path) -> dict[str, list[int]]:
         for rank in range(world)
     ]  # fmt: skip
     told = [process.communicate(timeout=300) for process in ranks]
-    assert all(process.returncode == 0 for process in ranks), told[0][1][-2000:]
+    for process, (_, words) in zip(ranks, told, strict=True):
+        assert process.returncode == 0, words[-2000:]
     found: dict[str, list[int]] = json.loads(told[0][0].strip().splitlines()[-1])
     return found
 
