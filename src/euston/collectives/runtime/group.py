@@ -39,7 +39,7 @@ FIRST_PATIENCE = 30.0
 """Seconds that a stage may take while t_B is being measured."""
 IN_TURN = 8
 """Buffers that go to one receiver before it is another's turn."""
-AHEAD = 2 << 20
+AHEAD = 1 << 20
 """Bytes that a rank sends in a stage beyond what it has received of it, before it pauses: what waits in the
 others' sockets stays in their caches (64 MB by 4 processes on 2 cores: a third less CPU time)."""
 PAUSE = 5e-4
